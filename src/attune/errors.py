@@ -1,0 +1,292 @@
+"""Every exception that attune raises on purpose.
+
+::
+
+    AttuneError
+    ├── InvalidRequestError          an argument of a call makes no sense (also a ValueError)
+    │   └── UnknownNameError         a model, tier, provider ... that does not exist; names the nearest
+    ├── ConfigError                  a configuration file or variable; names the key and the line
+    ├── StoreError                   the ledger or the shared state cannot be read or written
+    │   └── CorruptFileError         a file was unreadable and has been kept aside
+    ├── NoCandidateError             the router found nothing that fits; names the nearest candidate
+    ├── CircuitOpenError             a breaker refused the attempt; carries when to try again
+    ├── BudgetExhaustedError         a call ran out of time, attempts or dollars
+    ├── AllProvidersFailedError      every candidate was tried or refused; carries every attempt
+    └── ProviderError                one attempt failed; its ``error_class`` says how
+        ├── TransientError           overload, time-out, 5xx: worth another try
+        │   ├── ConnectionFailedError   the host itself could not be reached
+        │   └── StreamBrokenError    the stream ended before its terminal event
+        ├── ThrottledError           429: too fast for this credential
+        ├── WindowSpentError         a subscription's quota window is used up
+        ├── MoneyGoneError           the account behind a credential has no money left
+        ├── CredentialError          401 or 403: the key is wrong or not allowed
+        ├── ModelUnavailableError    this credential does not have or may not use this model
+        ├── ContextTooLongError      the prompt does not fit the model's window
+        ├── RefusalError             the provider declined to answer this content
+        └── CallerError              the request itself is at fault; retrying cannot help
+
+Foreign errors are mapped in one place per library: HTTP statuses and bodies in
+``attune.wire``, transport errors in ``attune.providers._http``.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = [
+    "AllProvidersFailedError",
+    "AttuneError",
+    "BudgetExhaustedError",
+    "CallerError",
+    "CircuitOpenError",
+    "ConfigError",
+    "ConnectionFailedError",
+    "ContextTooLongError",
+    "CorruptFileError",
+    "CredentialError",
+    "ErrorClass",
+    "InvalidRequestError",
+    "ModelUnavailableError",
+    "MoneyGoneError",
+    "NoCandidateError",
+    "ProviderError",
+    "RefusalError",
+    "StoreError",
+    "StreamBrokenError",
+    "ThrottledError",
+    "TransientError",
+    "UnknownNameError",
+    "WindowSpentError",
+]
+
+
+class ErrorClass(StrEnum):
+    """How one attempt failed. The value is what the ledger stores."""
+
+    CONNECTION = "connection"
+    TRANSIENT = "transient"
+    MID_STREAM = "mid_stream"
+    THROTTLED = "throttled"
+    WINDOW_SPENT = "window_spent"
+    MONEY = "money"
+    CREDENTIAL = "credential"
+    MODEL = "model"
+    CONTEXT = "context"
+    REFUSAL = "refusal"
+    CALLER = "caller"
+    CANCELLED = "cancelled"
+
+
+class AttuneError(Exception):
+    """Base of every exception that attune raises on purpose."""
+
+
+class InvalidRequestError(AttuneError, ValueError):
+    """An argument of a call makes no sense; the message says which one and what to do."""
+
+
+class UnknownNameError(InvalidRequestError):
+    """A name that does not exist, with the nearest one that does.
+
+    ``kind`` is what was looked for ("model", "tier" ...), ``name`` what was given,
+    ``nearest`` the closest existing name or ``None``.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, where: str = "") -> None:
+        import difflib
+
+        names = sorted(set(known))
+        close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.4)
+        self.kind = kind
+        self.name = name
+        self.nearest: str | None = close[0] if close else None
+        if self.nearest is not None:
+            hint = f"did you mean {self.nearest!r}?"
+        elif names:
+            shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+            hint = f"choose one of {shown}"
+        else:
+            hint = "there are none"
+        place = f" in {where}" if where else ""
+        super().__init__(f"unknown {kind} {name!r}{place}; {hint}")
+
+
+class ConfigError(AttuneError):
+    """The configuration is wrong. The message names the file, the line, the key and the remedy."""
+
+
+class StoreError(AttuneError):
+    """The ledger or the shared state could not be read or written."""
+
+
+class CorruptFileError(StoreError):
+    """A file was unreadable; it has been kept aside under ``kept_as`` and nothing was lost."""
+
+    def __init__(self, path: str, kept_as: str, reason: str) -> None:
+        self.path = path
+        self.kept_as = kept_as
+        super().__init__(f"{path} is unreadable ({reason}); it was kept as {kept_as}")
+
+
+class NoCandidateError(AttuneError):
+    """Nothing fits the request.
+
+    ``nearest`` is the label ("provider/model") of the candidate that came closest, ``lacks`` why
+    it was dropped, ``drops`` every dropped candidate as (label, reason) pairs.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        nearest: str | None = None,
+        lacks: str | None = None,
+        drops: Sequence[tuple[str, str]] = (),
+        retry_at: float | None = None,
+    ) -> None:
+        self.nearest = nearest
+        self.lacks = lacks
+        self.drops = tuple(drops)
+        self.retry_at = retry_at
+        super().__init__(message)
+
+
+class CircuitOpenError(AttuneError):
+    """A breaker refused the attempt; nothing was sent.
+
+    ``domain`` is the failure domain, ``retry_after`` the seconds from the raise until a probe is
+    allowed, ``retry_at`` the same as a UTC epoch time in seconds.
+    """
+
+    def __init__(self, domain: str, *, retry_after: float, retry_at: float) -> None:
+        self.domain = domain
+        self.retry_after = retry_after
+        self.retry_at = retry_at
+        super().__init__(f"circuit of {domain} is open; try again in {retry_after:.1f} s")
+
+
+class BudgetExhaustedError(AttuneError):
+    """A call ran out of time, attempts or dollars; ``limit`` names which."""
+
+    def __init__(self, limit: str, message: str) -> None:
+        self.limit = limit
+        super().__init__(message)
+
+
+class ProviderError(AttuneError):
+    """One attempt failed.
+
+    ``status`` is the HTTP status if there was one, ``code`` the provider's own typed code,
+    ``retry_after`` the seconds that the provider asked to wait, ``body`` the unmodified response
+    body (capped), ``provider`` and ``model`` what was called. ``body`` and headers never enter
+    the message unredacted.
+    """
+
+    error_class: ClassVar[ErrorClass] = ErrorClass.TRANSIENT
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+        body: bytes = b"",
+        provider: str = "",
+        model: str = "",
+    ) -> None:
+        self.status = status
+        self.code = code
+        self.retry_after = retry_after
+        self.body = body
+        self.provider = provider
+        self.model = model
+        super().__init__(message)
+
+
+class TransientError(ProviderError):
+    """Overload, a time-out or a 5xx: another try may succeed."""
+
+
+class ConnectionFailedError(TransientError):
+    """The host could not be reached (DNS, refused, TLS, connect time-out, reset before headers)."""
+
+    error_class = ErrorClass.CONNECTION
+
+
+class StreamBrokenError(TransientError):
+    """The answer ended, or failed, before its terminal event."""
+
+    error_class = ErrorClass.MID_STREAM
+
+
+class ThrottledError(ProviderError):
+    """429: too many requests for this credential; ``retry_after`` says how long to wait."""
+
+    error_class = ErrorClass.THROTTLED
+
+
+class WindowSpentError(ProviderError):
+    """A subscription's quota window is used up until its reset (``retry_after`` seconds)."""
+
+    error_class = ErrorClass.WINDOW_SPENT
+
+
+class MoneyGoneError(ProviderError):
+    """The account behind the credential has no money left, or a spend limit was reached."""
+
+    error_class = ErrorClass.MONEY
+
+
+class CredentialError(ProviderError):
+    """401 or 403: the credential is wrong, expired or not allowed."""
+
+    error_class = ErrorClass.CREDENTIAL
+
+
+class ModelUnavailableError(ProviderError):
+    """The provider does not have this model, or this credential may not use it."""
+
+    error_class = ErrorClass.MODEL
+
+
+class ContextTooLongError(ProviderError):
+    """The prompt does not fit the model's context window."""
+
+    error_class = ErrorClass.CONTEXT
+
+
+class RefusalError(ProviderError):
+    """The provider declined to answer this content."""
+
+    error_class = ErrorClass.REFUSAL
+
+
+class CallerError(ProviderError):
+    """The request itself is at fault (400, 404, 413, 422): it is given back unchanged."""
+
+    error_class = ErrorClass.CALLER
+
+
+class AllProvidersFailedError(AttuneError):
+    """Every candidate failed or was refused.
+
+    ``attempts`` are the errors in the order in which they happened (``ProviderError`` for
+    attempts that were made, ``CircuitOpenError`` for those refused); ``retry_at`` is the soonest
+    time worth trying again, UTC epoch seconds, or ``None`` if waiting will not help.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        attempts: Sequence[AttuneError] = (),
+        retry_at: float | None = None,
+    ) -> None:
+        self.attempts = tuple(attempts)
+        self.retry_at = retry_at
+        super().__init__(message)

@@ -1,0 +1,284 @@
+"""What a caller asks for: a conversation, what it needs, and where it happens.
+
+``LLMRequest`` is the conversation itself, independent of any provider's wire format.
+``ExecutionContext`` says what the call is for and what it may cost.
+``RouteRequest`` is the part of both that a decision looks at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from attune.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "ExecutionContext",
+    "ImagePart",
+    "LLMRequest",
+    "Message",
+    "OutputFormat",
+    "Part",
+    "RouteRequest",
+    "TextPart",
+    "ThinkingPart",
+    "Tool",
+    "ToolCallPart",
+    "ToolResultPart",
+]
+
+Role: TypeAlias = Literal["user", "assistant"]
+ToolChoice: TypeAlias = Literal["auto", "none", "required"] | str
+
+CHARS_PER_TOKEN = 4
+"""Rough characters in a token, for a size estimate where no tokenizer is at hand."""
+
+IMAGE_TOKENS = 1600
+"""Tokens assumed for one image (Anthropic's documented maximum for a 1.15-megapixel image)."""
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """A piece of text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ImagePart:
+    """An image: either ``url``, or base64 ``data`` with its ``media_type`` ("image/png")."""
+
+    url: str = ""
+    data: str = ""
+    media_type: str = ""
+
+
+@dataclass(frozen=True)
+class ThinkingPart:
+    """A model's reasoning; ``signature`` binds it to the ``provider`` that made it."""
+
+    text: str
+    signature: str = ""
+    provider: str = ""
+
+
+@dataclass(frozen=True)
+class ToolCallPart:
+    """The model asks for a tool; ``arguments`` is the JSON text exactly as it was produced."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
+class ToolResultPart:
+    """The answer of a tool to the call ``tool_call_id``."""
+
+    tool_call_id: str
+    text: str
+    is_error: bool = False
+
+
+Part: TypeAlias = TextPart | ImagePart | ThinkingPart | ToolCallPart | ToolResultPart
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of the conversation. The system prompt is not a message: see ``LLMRequest``."""
+
+    role: Role
+    content: tuple[Part, ...]
+
+    @classmethod
+    def user(cls, text: str) -> Message:
+        return cls("user", (TextPart(text),))
+
+    @classmethod
+    def assistant(cls, text: str) -> Message:
+        return cls("assistant", (TextPart(text),))
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A function that the model may call; ``parameters`` is a JSON schema."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OutputFormat:
+    """JSON output: any JSON object, or one that follows ``schema``."""
+
+    schema: Mapping[str, Any] | None = None
+    name: str = "answer"
+
+
+@dataclass(frozen=True)
+class LLMRequest:
+    """A conversation and how to answer it; no model, no provider, no credential.
+
+    ``max_output_tokens`` of ``None`` means the model's own maximum. ``extra`` holds
+    provider-specific fields that are passed on as they are.
+    """
+
+    messages: tuple[Message, ...]
+    system: str = ""
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    output_format: OutputFormat | None = None
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    stop: tuple[str, ...] = ()
+    thinking_tokens: int | None = None
+    stream: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not any(_has_content(message) for message in self.messages):
+            raise InvalidRequestError("the prompt is empty; give at least one message with content")
+        if self.max_output_tokens is not None and self.max_output_tokens < 1:
+            raise InvalidRequestError("max_output_tokens must be at least 1")
+
+    @classmethod
+    def from_prompt(cls, prompt: str, *, system: str = "", **options: Any) -> LLMRequest:
+        """A request with a single user message."""
+        return cls((Message.user(prompt),), system=system, **options)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Abilities a model must have: ``tools``, ``vision``, ``json_schema``, ``thinking``."""
+        needs = set()
+        if self.tools:
+            needs.add("tools")
+        if self.output_format is not None and self.output_format.schema is not None:
+            needs.add("json_schema")
+        if self.thinking_tokens is not None:
+            needs.add("thinking")
+        if any(isinstance(p, ImagePart) for m in self.messages for p in m.content):
+            needs.add("vision")
+        return frozenset(needs)
+
+    def estimated_input_tokens(self) -> int:
+        """A rough size of the prompt in tokens: characters / 4, and a flat figure per image."""
+        chars = len(self.system) + sum(len(str(t.parameters)) + len(t.description) for t in self.tools)
+        images = 0
+        for message in self.messages:
+            for part in message.content:
+                match part:
+                    case TextPart(text) | ThinkingPart(text):
+                        chars += len(text)
+                    case ToolResultPart(_, text):
+                        chars += len(text)
+                    case ToolCallPart(_, name, arguments):
+                        chars += len(name) + len(arguments)
+                    case ImagePart():
+                        images += 1
+        return -(-chars // CHARS_PER_TOKEN) + images * IMAGE_TOKENS
+
+
+def _has_content(message: Message) -> bool:
+    return any(not isinstance(p, TextPart) or p.text.strip() for p in message.content)
+
+
+@dataclass(frozen=True)
+class ExecutionContext:
+    """What a call is for and what it may cost.
+
+    ``workflow``, ``stage`` and ``task_type`` are the caller's own names; telemetry is kept by
+    them. ``tier`` or ``model`` ("model" or "provider/model") fix what would else be decided.
+    ``max_cost`` is USD for one call, predicted, and also the most that all attempts of the call may
+    cost together. ``max_latency_ms`` is a limit on the usual latency of a candidate,
+    ``deadline_s`` the time after which the call is given up. ``min_success_rate`` of ``None``
+    prefers 0.8 but does not refuse to try; a number is required of every candidate.
+    ``session_id`` groups the calls of one conversation.
+    """
+
+    workflow: str = "default"
+    stage: str = "default"
+    task_type: str | None = None
+    tier: str | None = None
+    model: str | None = None
+    max_cost: float | None = None
+    max_latency_ms: float | None = None
+    min_success_rate: float | None = None
+    allow_providers: frozenset[str] | None = None
+    local_only: bool = False
+    deadline_s: float | None = None
+    session_id: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("max_cost", "max_latency_ms", "deadline_s"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InvalidRequestError(f"{name} must be above 0, not {value!r}")
+        check_success_rate(self.min_success_rate)
+
+
+DEFAULT_MIN_SUCCESS_RATE = 0.8
+
+
+@dataclass(frozen=True)
+class RouteRequest:
+    """What ``AdaptiveModelRouter.decide`` looks at; limits as in ``ExecutionContext``.
+
+    ``input_tokens`` and ``max_output_tokens`` are the sizes of the call where they are known;
+    the cost of a candidate is predicted from them, else from the telemetry's means.
+    """
+
+    workflow: str = "default"
+    stage: str = "default"
+    task_type: str | None = None
+    tier: str | None = None
+    model: str | None = None
+    max_cost: float | None = None
+    max_latency_ms: float | None = None
+    min_success_rate: float = DEFAULT_MIN_SUCCESS_RATE
+    needs: frozenset[str] = frozenset()
+    input_tokens: int | None = None
+    max_output_tokens: int | None = None
+    allow_providers: frozenset[str] | None = None
+    local_only: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_cost is not None and not self.max_cost >= 0:
+            raise InvalidRequestError(f"max_cost must not be negative, not {self.max_cost!r}")
+        if self.max_latency_ms is not None and not self.max_latency_ms > 0:
+            raise InvalidRequestError(f"max_latency_ms must be above 0, not {self.max_latency_ms!r}")
+        check_success_rate(self.min_success_rate)
+
+    @classmethod
+    def of(cls, request: LLMRequest, context: ExecutionContext) -> RouteRequest:
+        """The decision's view of one call."""
+        return cls(
+            workflow=context.workflow,
+            stage=context.stage,
+            task_type=context.task_type,
+            tier=context.tier,
+            model=context.model,
+            max_cost=context.max_cost,
+            max_latency_ms=context.max_latency_ms,
+            min_success_rate=(
+                DEFAULT_MIN_SUCCESS_RATE if context.min_success_rate is None else context.min_success_rate
+            ),
+            needs=request.needs,
+            input_tokens=request.estimated_input_tokens(),
+            max_output_tokens=request.max_output_tokens,
+            allow_providers=context.allow_providers,
+            local_only=context.local_only,
+        )
+
+    def without_success_floor(self) -> RouteRequest:
+        """The same request with no minimum success rate."""
+        return replace(self, min_success_rate=0.0)
+
+
+def check_success_rate(rate: float | None) -> None:
+    """Raise ``InvalidRequestError`` unless ``rate`` is ``None`` or within 0..1."""
+    if rate is not None and not 0.0 <= rate <= 1.0:
+        raise InvalidRequestError(f"min_success_rate must be between 0 and 1, not {rate!r}")

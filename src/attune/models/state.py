@@ -1,0 +1,176 @@
+"""The protocols of everything that is kept: the ledger, roll-ups, facts and leases.
+
+The embedded default of each is SQLite (``attune.stores.sqlite``). Appends never block on a disk;
+reads are for surfaces and for start-up, never for a decision.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from attune.models.telemetry import DecisionRecord, LLMCallRecord, Outcome
+
+__all__ = [
+    "Fact",
+    "FactKind",
+    "FactStore",
+    "LeaseStore",
+    "LedgerStore",
+    "LedgerTotals",
+    "OutcomeTarget",
+    "RollupRow",
+    "RollupStore",
+]
+
+
+class LedgerTotals(NamedTuple):
+    """Sums over the ledger. ``unknown_cost_attempts`` are not part of ``cost_nanos``."""
+
+    calls: int
+    attempts: int
+    failed_attempts: int
+    input_tokens: int
+    output_tokens: int
+    cost_nanos: int
+    unknown_cost_attempts: int
+
+
+class OutcomeTarget(NamedTuple):
+    """The attempt that an outcome is about: the last one of its call, and what was known before.
+
+    ``previous`` is the success that had been recorded by an earlier outcome, or ``None``.
+    """
+
+    record: LLMCallRecord
+    previous: bool | None
+
+
+class LedgerStore(Protocol):
+    """The durable record of decisions, attempts and outcomes."""
+
+    def append_decision(self, record: DecisionRecord) -> None:
+        """Take a decision; it is durable after the next ``flush`` or within 100 ms."""
+
+    def append_attempt(self, record: LLMCallRecord) -> None:
+        """Take an attempt; roll-ups are updated in the same transaction."""
+
+    def record_outcome(self, outcome: Outcome) -> OutcomeTarget | None:
+        """Store an outcome at once and correct the roll-ups; ``None`` for an unknown call."""
+
+    async def flush(self) -> None:
+        """Return when everything appended before is committed. Raises ``StoreError``."""
+
+    def attempts(self, call_id: str) -> Sequence[LLMCallRecord]:
+        """The attempts of one call, in order."""
+
+    def recent_attempts(self, limit: int) -> Sequence[LLMCallRecord]:
+        """The newest attempts first."""
+
+    def decision(self, call_id: str) -> DecisionRecord | None:
+        """The decision of one call."""
+
+    def totals(self, since: float = 0.0) -> LedgerTotals:
+        """Sums since a time (UTC epoch seconds), answered from roll-ups (whole buckets)."""
+
+
+class RollupRow(NamedTuple):
+    """Telemetry of one (workflow, stage, task, provider, model) in one bucket of time.
+
+    ``bucket`` is the index of the bucket: floor(epoch seconds / BUCKET_SECONDS). Sums are over
+    counted calls (see ``attune.models.performance.counts``): latency over successful ones,
+    cost over those with a known cost, tokens over those with reported usage. ``latency_bins``
+    are the serialised bins of the latency sketch. ``recent`` holds the last 20 results of the
+    bucket as bits, newest lowest, 1 for a failure; ``recent_count`` how many are valid.
+    """
+
+    bucket: int
+    workflow: str
+    stage: str
+    task_type: str
+    provider: str
+    model_id: str
+    tier: str
+    calls: int
+    successes: int
+    latency_ms_sum: float
+    cost_nanos_sum: int
+    cost_count: int
+    input_tokens_sum: int
+    output_tokens_sum: int
+    usage_count: int
+    latency_bins: bytes
+    recent: int
+    recent_count: int
+
+
+class RollupStore(Protocol):
+    """Telemetry summed by key and bucket of time; what statistics are restored from."""
+
+    def rollups(self, since_bucket: int) -> Iterable[RollupRow]:
+        """All rows of ``bucket >= since_bucket``, oldest bucket first."""
+
+
+class FactKind(StrEnum):
+    """What a fact is about; the key that goes with each."""
+
+    BREAKER = "breaker"  # key: failure domain
+    COOLDOWN = "cooldown"  # key: candidate
+    CREDENTIAL_OFF = "credential_off"  # key: provider#credential
+    MODEL_OFF = "model_off"  # key: candidate
+    QUOTA = "quota"  # key: provider#credential#window
+
+
+class Fact(NamedTuple):
+    """Something that holds until a time and that other processes should know.
+
+    ``until`` is UTC epoch seconds; 0 clears the fact. ``at`` is when it was learned. ``detail``
+    is a short text for people, ``data`` a small JSON text for the reader of this kind. Never
+    holds a secret.
+    """
+
+    kind: FactKind
+    key: str
+    until: float
+    at: float
+    detail: str = ""
+    data: str = ""
+
+
+class FactStore(Protocol):
+    """Breaker trips, cooldowns, credentials that are off, quota windows.
+
+    A later deadline always wins, whatever the order of arrival; a clearing fact (``until`` 0)
+    wins over every fact learned before it.
+    """
+
+    def put_fact(self, fact: Fact) -> None:
+        """Take a fact; stored in the background."""
+
+    def facts(self) -> Sequence[Fact]:
+        """All facts that still hold now, and those cleared within the last hour."""
+
+
+class LeaseStore(Protocol):
+    """Reserve, settle and expire an amount of a limited resource (nano-dollars, tokens).
+
+    All amounts are integers. A reservation that is never settled is counted in full after it
+    expires: what may have been spent is never forgotten.
+    """
+
+    def reserve(
+        self, resource: str, amount: int, *, limit: int, window_start: float, ttl_s: float, now: float
+    ) -> str | None:
+        """Reserve ``amount`` if spent + reserved since ``window_start`` stays within ``limit``.
+
+        Returns the lease's id, or ``None`` when the limit would be passed.
+        """
+
+    def settle(self, lease_id: str, amount: int) -> None:
+        """Replace a reservation with what was really used. Settling twice changes nothing."""
+
+    def used(self, resource: str, window_start: float) -> int:
+        """Spent plus reserved since ``window_start``."""

@@ -1,0 +1,146 @@
+"""What is recorded: one ``DecisionRecord`` a call, one ``LLMCallRecord`` an attempt, later outcomes.
+
+Times are UTC epoch seconds. Money is integer nano-dollars (1 USD = 1_000_000_000). A cost that
+is not known is ``None`` with ``CostStatus.UNKNOWN``, never 0.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+__all__ = [
+    "NANOS_PER_USD",
+    "CostStatus",
+    "DecisionRecord",
+    "DroppedCandidate",
+    "LLMCallRecord",
+    "Outcome",
+    "ScoredCandidate",
+    "TokenUsage",
+]
+
+NANOS_PER_USD = 1_000_000_000
+
+
+class CostStatus(StrEnum):
+    """How much a cost is worth: from reported usage, from our own token count, or not known."""
+
+    EXACT = "exact"
+    ESTIMATED = "estimated"
+    UNKNOWN = "unknown"
+
+
+class TokenUsage(NamedTuple):
+    """Tokens of one attempt.
+
+    ``input_tokens`` is the whole prompt **including** cache reads and writes; the cache fields
+    are parts of it. ``cache_write_tokens`` is the whole of what was written, of which
+    ``cache_write_1h_tokens`` at the one-hour price.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+
+
+class LLMCallRecord(NamedTuple):
+    """One attempt at one candidate, successful or not.
+
+    ``position`` is the attempt's place within its call, from 0; ``chosen_by_policy`` is false
+    for the attempts that a retry, a fallback or a hedge made. ``latency_ms`` runs from the
+    request to the terminal event or the failure; ``ttft_ms`` to the first content. ``success``
+    is the transport's: a later ``Outcome`` says whether the answer was good. ``tier`` and the names are plain
+    strings, so that a record outlives the catalog that made it.
+    """
+
+    call_id: str
+    attempt_id: str
+    decision_id: str
+    at: float
+    workflow: str
+    stage: str
+    task_type: str
+    provider: str
+    model_id: str
+    tier: str
+    credential: str
+    success: bool
+    latency_ms: float
+    ttft_ms: float | None = None
+    usage: TokenUsage | None = None
+    cost_nanos: int | None = None
+    cost_status: CostStatus = CostStatus.UNKNOWN
+    price_version: str = ""
+    error_class: str = ""
+    error_code: str = ""
+    stop_reason: str = ""
+    position: int = 0
+    chosen_by_policy: bool = True
+    session_id: str = ""
+
+
+class ScoredCandidate(NamedTuple):
+    """One eligible candidate of a decision, with the parts of its score.
+
+    ``success_rate`` 0..1, ``avg_latency_ms`` and ``predicted_cost_usd`` (``None`` where the
+    price is unknown) are what the score was computed from; ``sample_size`` is the number of calls
+    behind them and ``recent_failures`` the failures among the last 20. ``note`` says why it did
+    not come first.
+    """
+
+    provider: str
+    model_id: str
+    credential: str
+    tier: str
+    score: float
+    success_rate: float
+    avg_latency_ms: float
+    predicted_cost_usd: float | None
+    sample_size: int
+    recent_failures: int
+    propensity: float
+    note: str = ""
+
+
+class DroppedCandidate(NamedTuple):
+    """A candidate that could not be chosen, and the reason in a short sentence."""
+
+    provider: str
+    model_id: str
+    credential: str
+    tier: str
+    reason: str
+
+
+class DecisionRecord(NamedTuple):
+    """One decision: what was eligible, what was dropped and why, and what was chosen.
+
+    ``features`` are the request's properties that the policy used, as (name, value) pairs.
+    """
+
+    decision_id: str
+    call_id: str
+    at: float
+    workflow: str
+    stage: str
+    task_type: str
+    base_tier: str
+    tier: str
+    policy: str
+    reason: str
+    ranked: tuple[ScoredCandidate, ...]
+    dropped: tuple[DroppedCandidate, ...]
+    features: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Outcome(NamedTuple):
+    """What became known later of a call: ``success`` and, optionally, a ``score`` in 0..1."""
+
+    call_id: str
+    at: float
+    success: bool
+    score: float | None = None

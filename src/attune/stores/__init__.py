@@ -1,0 +1,1 @@
+"""What keeps: the ledger, the roll-ups, the facts and the leases."""

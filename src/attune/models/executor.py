@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from attune.models.adaptive_routing import RouteDecision
     from attune.models.registry import ModelInfo
-
     from attune.models.request import ExecutionContext, LLMRequest, Part
 
 __all__ = [
@@ -71,9 +70,9 @@ class ThinkingDelta(NamedTuple):
 
 
 class ToolCallDelta(NamedTuple):
-    """A part of the tool call at place ``index``; ``id`` and ``name`` come with its first part."""
+    """A part of the tool call at place ``position``; ``id`` and ``name`` come with its first part."""
 
-    index: int
+    position: int
     id: str = ""
     name: str = ""
     arguments: str = ""

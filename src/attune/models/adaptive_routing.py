@@ -1,0 +1,382 @@
+"""The router: which candidate should serve a call, from this program's own telemetry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attune.clock import SYSTEM_CLOCK
+from attune.errors import NoCandidateError
+from attune.models.performance import PRIOR_COST_USD, RECENT, ModelPerformance, quality, wilson_bounds
+from attune.models.registry import ModelRegistry, ModelTier
+from attune.models.request import DEFAULT_MIN_SUCCESS_RATE, RouteRequest
+from attune.models.route_decision import Option, RouteDecision, TierUpgrade
+from attune.models.routing_stats import RoutingStats, routing_stats
+from attune.models.tasks import REALTIME_REQUIRED_TASKS, TASK_TIER_MAP, normalize_task
+from attune.models.windows import DEFAULT_WINDOW_DAYS, PerformanceStats, TierResults
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from attune.clock import Clock
+    from attune.models.candidate import Availability
+    from attune.models.route_decision import Drop, Scored
+    from attune.models.state import RollupRow
+    from attune.models.telemetry import LLMCallRecord
+    from attune.models.windows import Level, Row
+
+__all__ = ["AdaptiveModelRouter", "RouteDecision", "TierUpgrade"]
+
+DEFAULT_INPUT_TOKENS = 1000
+DEFAULT_OUTPUT_TOKENS = 500
+"""The size of a call of which nothing is known."""
+
+ENOUGH_SAMPLES = 30
+"""Calls at the key itself before a cheaper tier can prove itself without ``max_cost``."""
+
+TOLERATED_FAILURE_RATE = 0.1
+"""A tier is left upwards when its failure rate is above this beyond chance."""
+
+UPGRADE_Z = 2.326
+"""One-sided 99 %: how sure the failure rate must be above what is tolerated."""
+
+_TIERS = tuple(ModelTier)
+_RANK: dict[str, int] = {tier.value: tier.rank for tier in _TIERS}
+
+
+class AdaptiveModelRouter:
+    """Chooses the candidate for a call from live telemetry over a window.
+
+    ``registry`` is the catalog (the built-in one by default); ``credentials`` maps each enrolled
+    provider to the names of its credentials in order of preference (by default every provider of the
+    registry with one ``api_key``, and ``none`` for local models). ``availability`` says what is
+    tripped, off or cooling down. ``window_days`` is the span of telemetry that counts, 7 by default.
+    ``allow_providers`` maps a workflow to the providers that it may use; ``"*"`` is everyone's.
+
+    ``decide`` and ``observe`` take the same time however much telemetry there is. One event loop
+    or thread owns a router.
+    """
+
+    def __init__(
+        self,
+        registry: ModelRegistry | None = None,
+        *,
+        credentials: Mapping[str, Sequence[str]] | None = None,
+        availability: Availability | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        window_days: int = DEFAULT_WINDOW_DAYS,
+        allow_providers: Mapping[str, frozenset[str]] | None = None,
+    ) -> None:
+        self.registry = ModelRegistry.default() if registry is None else registry
+        self.stats = PerformanceStats(window_days=window_days)
+        self._availability = availability
+        self._clock = clock
+        self._allowed = dict(allow_providers or {})
+        self._options = self._enrol(credentials)
+        self._reprice_at = float("-inf")
+        self._fits: dict[tuple[object, ...], tuple[list[Option], list[Drop]]] = {}
+
+    # -- feeding ---------------------------------------------------------------------------------
+
+    def observe(self, record: LLMCallRecord) -> None:
+        """Learn from one attempt."""
+        self.stats.observe(record)
+
+    def correct(self, record: LLMCallRecord, *, previous: bool | None, success: bool) -> None:
+        """Learn what became known later of an attempt; see ``PerformanceStats.correct``."""
+        self.stats.correct(record, previous=previous, success=success)
+
+    def restore(self, rows: Iterable[RollupRow]) -> None:
+        """Take in roll-ups at start."""
+        self.stats.restore(rows)
+
+    # -- deciding --------------------------------------------------------------------------------
+
+    def get_best_model(
+        self,
+        workflow: str,
+        stage: str,
+        task_type: str | None = None,
+        max_cost: float | None = None,
+        max_latency_ms: float | None = None,
+        min_success_rate: float = DEFAULT_MIN_SUCCESS_RATE,
+    ) -> str:
+        """The id of the model that should serve a call; ``decide`` gives the same in full.
+
+        ``max_cost`` is USD a call, predicted; it is ignored for realtime tasks. ``max_latency_ms``
+        limits the usual latency. Raises ``NoCandidateError`` when nothing fits.
+        """
+        request = RouteRequest(
+            workflow=workflow,
+            stage=stage,
+            task_type=task_type,
+            max_cost=max_cost,
+            max_latency_ms=max_latency_ms,
+            min_success_rate=min_success_rate,
+        )
+        return self.decide(request).model.id
+
+    def decide(self, request: RouteRequest) -> RouteDecision:
+        """Rank the candidates for one call.
+
+        The tier is the request's own, else the task's (``capable`` without one, and for an unknown
+        task). It goes one up where its failure rate is high beyond chance, and down to a cheaper
+        tier that has proven itself (30 calls whose lower bound reaches ``min_success_rate``) or
+        that ``max_cost`` asks for. Within the tier the highest score comes first, for realtime
+        tasks the lowest latency; among equals the order of preference decides.
+
+        Raises ``NoCandidateError`` when nothing fits, ``UnknownNameError`` for an unknown tier,
+        model or provider.
+        """
+        now = self._clock.time()
+        if now >= self._reprice_at:
+            self._reprice_at = min((option.reprice(now) for option in self._options), default=float("inf"))
+        task = normalize_task(request.task_type) if request.task_type else ""
+        realtime = task in REALTIME_REQUIRED_TASKS
+        stats = self.stats
+        first = stats.first_bucket(now)
+        levels = stats.levels(request.workflow, request.stage, task)
+        tokens_in, tokens_out = self._size(request, stats.mean_tokens(levels, first))
+        fitting, dropped = self._fitting(request)
+        base = ModelTier.parse(request.tier) if request.tier else TASK_TIER_MAP.get(task, ModelTier.CAPABLE)
+        size = (tokens_in, tokens_out, now)
+        scored, unsuitable, results = self._judge(fitting, request, realtime, base, levels, first, size)
+        if not scored:
+            raise _nothing_fits([*unsuitable, *dropped])
+        tier, why = self._tier(request, base, task, realtime, results, scored)
+        position = _positions(_RANK[tier], downwards=request.max_cost is not None and not realtime)
+        if realtime:
+            scored.sort(key=lambda s: position[s[1].rank] * 1e12 + s[2][1])
+        else:
+            scored.sort(key=lambda s: s[0] - position[s[1].rank], reverse=True)
+        notes = () if not task or task in TASK_TIER_MAP else (f"unknown task {task!r}: treated as capable",)
+        return RouteDecision(request, base, tier, why, scored, [*unsuitable, *dropped], notes)
+
+    def _judge(
+        self,
+        fitting: Sequence[Option],
+        request: RouteRequest,
+        realtime: bool,
+        base: ModelTier,
+        levels: tuple[Level, ...],
+        first: int,
+        size: tuple[float, float, float],
+    ) -> tuple[list[Scored], list[Drop], TierResults]:
+        """Score what is eligible now, and sum up how the task's tier does here: a decision's one loop."""
+        tokens_in, tokens_out, now = size
+        max_cost = None if realtime else request.max_cost
+        max_latency = request.max_latency_ms
+        min_success = request.min_success_rate
+        availability = self._availability
+        quiet = availability is None or availability.quiet
+        estimate_of = self.stats.estimate
+        base_rank = _RANK[base]
+        tier_calls = tier_failures = recent_calls = recent_failures = 0.0
+        scored: list[Scored] = []
+        dropped: list[Drop] = []
+        for option in fitting:
+            row = estimate_of(levels, option.label, first)
+            rate, latency, evidence, calls, successes, lately, measured, _, _ = row
+            if calls and option.rank == base_rank:
+                tier_calls += calls
+                tier_failures += calls - successes
+                recent_calls += min(calls, RECENT)
+                recent_failures += lately
+            price = option.input
+            if price is None or tokens_in > option.dearer_above:
+                cost = option.cost(tokens_in, tokens_out, now)
+            else:
+                cost = tokens_in * price + tokens_out * option.output
+            if not quiet and (refusal := availability.refusal(option.candidate)) is not None:  # type: ignore[union-attr]
+                dropped.append((option, refusal.reason, 3))
+            elif tokens_in > option.window:
+                dropped.append((option, f"about {tokens_in:.0f} tokens do not fit its {option.window}", 5))
+            elif max_cost is not None and (cost is None or cost > max_cost):
+                dropped.append((option, _too_dear(cost, max_cost), 2))
+            elif max_latency is not None and evidence and latency > max_latency:
+                dropped.append((option, f"takes about {latency:.0f} ms, above {max_latency:.0f} ms", 1))
+            elif 0.0 <= measured < min_success:
+                reason = f"succeeded in {measured:.1%} of its calls, below {min_success:.1%}"
+                dropped.append((option, reason, 0))
+            else:
+                score = quality(rate, latency, PRIOR_COST_USD if cost is None else cost, lately, evidence)
+                scored.append((score, option, row, cost))
+        return scored, dropped, TierResults(tier_calls, tier_failures, recent_calls, recent_failures)
+
+    def _tier(
+        self,
+        request: RouteRequest,
+        base: ModelTier,
+        task: str,
+        realtime: bool,
+        results: TierResults,
+        scored: Sequence[Scored],
+    ) -> tuple[ModelTier, str]:
+        """The tier to choose from and why."""
+        present = {option.rank for _, option, _, _ in scored}
+        if request.model:
+            return scored[0][1].model.tier, f"the model {request.model!r} was asked for"
+        if request.tier:
+            why = f"the tier {base} was asked for"
+        elif task in TASK_TIER_MAP:
+            why = f"{base} is enough for {task!r}"
+        else:
+            why = f"{base} is the default tier"
+        rank = _RANK[base]
+        if not request.tier:
+            if results.failures and rank + 1 in present and (upgrade := _upgrade(base, results)):
+                return _TIERS[rank + 1], f"upgraded from {base}: {upgrade.reason}"
+            if not realtime:
+                for _, option, row, _ in scored:
+                    if option.rank < rank and _proven(row, request.min_success_rate):
+                        cheaper = option.model.tier
+                        return cheaper, f"{cheaper} has proven itself on {row[3]:.0f} calls here"
+        if rank in present:
+            return base, why
+        downwards = request.max_cost is not None and not realtime
+        tier = min(present, key=_positions(rank, downwards=downwards).__getitem__)
+        limit = " within the cost limit" if downwards else ""
+        return _TIERS[tier], f"no {base} candidate is available{limit}, {_TIERS[tier]} is next"
+
+    def recommend_tier_upgrade(self, workflow: str, stage: str) -> TierUpgrade:
+        """Whether the stage's calls fail so often that the next tier up should be tried.
+
+        The tier in question is the one that most of the stage's calls used within the window. It
+        should be left when the lower 99 % bound of its failure rate is above 10 % and the last 20
+        results say so too. The result unpacks as (should_upgrade, reason) and is truthy exactly
+        when it should.
+        """
+        first = self.stats.first_bucket(self._clock.time())
+        results = self.stats.tiers(self.stats.levels(workflow, stage, "")[0], first)
+        if not results:
+            return TierUpgrade(False, f"no telemetry of {workflow}/{stage} in the window")
+        tier = max(results, key=lambda name: results[name].calls)
+        return _upgrade(tier, results[tier])
+
+    # -- looking back ----------------------------------------------------------------------------
+
+    def performance(
+        self, workflow: str, stage: str, task_type: str | None = None
+    ) -> tuple[ModelPerformance, ...]:
+        """How each candidate that has been called at a key has done there, best score first."""
+        first = self.stats.first_bucket(self._clock.time())
+        level = self.stats.levels(workflow, stage, normalize_task(task_type or ""))[0]
+        found = [window.performance(label) for label, window in self.stats.windows(level, first)]
+        return tuple(sorted(found, key=lambda p: p.quality_score, reverse=True))
+
+    def get_routing_stats(self, workflow: str, stage: str | None = None, days: int = 7) -> RoutingStats:
+        """What happened in a workflow (or one stage of it) over the last days, per model.
+
+        Raises ``InvalidRequestError`` when ``days`` is below 1 or beyond the router's window.
+        """
+        return routing_stats(self.stats, self.registry, workflow, stage, days, self._clock.time())
+
+    # -- the parts of a decision -----------------------------------------------------------------
+
+    def _enrol(self, credentials: Mapping[str, Sequence[str]] | None) -> list[Option]:
+        if credentials is None:
+            local = {m.provider for m in self.registry.models if m.local}
+            credentials = {p: ("none" if p in local else "api_key",) for p in self.registry.providers}
+        preferred = [model for tier in _TIERS for model in self.registry.in_tier(tier)]
+        self._listed = {model.label for model in preferred}
+        models = dict.fromkeys([*preferred, *self.registry.models])
+        return [Option(m, credential) for m in models for credential in credentials.get(m.provider, ())]
+
+    def _size(self, request: RouteRequest, mean: tuple[float, float] | None) -> tuple[float, float]:
+        """The tokens that the call will probably take: what is known of it, else the mean."""
+        mean_in, mean_out = mean or (DEFAULT_INPUT_TOKENS, DEFAULT_OUTPUT_TOKENS)
+        tokens_in = mean_in if request.input_tokens is None else request.input_tokens
+        limit = request.max_output_tokens
+        return tokens_in, mean_out if limit is None else min(mean_out, limit)
+
+    def _fitting(self, request: RouteRequest) -> tuple[list[Option], list[Drop]]:
+        """The options that fit by what never changes, and those that do not; remembered by request shape."""
+        shape = (
+            request.needs,
+            request.model,
+            request.allow_providers,
+            request.local_only,
+            self._allowed.get(request.workflow),
+        )
+        found = self._fits.get(shape)
+        if found is None:
+            if len(self._fits) >= 256:
+                self._fits.clear()
+            found = self._fits[shape] = self._split(request)
+        return found
+
+    def _split(self, request: RouteRequest) -> tuple[list[Option], list[Drop]]:
+        asked = {m.label for m in self.registry.find(request.model)} if request.model else self._listed
+        allowed = [
+            allow
+            for allow in (
+                request.allow_providers,
+                self._allowed.get("*"),
+                self._allowed.get(request.workflow),
+            )
+            if allow is not None
+        ]
+        fitting: list[Option] = []
+        dropped: list[Drop] = []
+        for option in self._options:
+            model = option.model
+            if option.label not in asked:
+                continue
+            if not all(model.provider in allow for allow in allowed):
+                dropped.append((option, f"the provider {model.provider} is not allowed here", 7))
+            elif request.local_only and not model.local:
+                dropped.append((option, "it is not local, and only local models are allowed", 7))
+            elif missing := request.needs - model.abilities:
+                dropped.append((option, f"it lacks {', '.join(sorted(missing))}", 6))
+            else:
+                fitting.append(option)
+        return fitting, dropped
+
+
+def _upgrade(tier: str, results: TierResults) -> TierUpgrade:
+    """Whether a tier's failures are more than chance, and lately too."""
+    calls, failures, recent_calls, recent_failures = results
+    if tier == ModelTier.PREMIUM:
+        return TierUpgrade(False, f"{tier} is the highest tier")
+    rate = f"{failures:.0f} of {calls:.0f} {tier} calls failed"
+    if wilson_bounds(failures, calls, UPGRADE_Z)[0] <= TOLERATED_FAILURE_RATE:
+        return TierUpgrade(False, f"{rate}, not beyond chance above {TOLERATED_FAILURE_RATE:.0%}")
+    if recent_failures <= TOLERATED_FAILURE_RATE * recent_calls:
+        return TierUpgrade(False, f"{rate}, but only {recent_failures:.0f} of the last {recent_calls:.0f}")
+    return TierUpgrade(True, f"{rate}, beyond chance above {TOLERATED_FAILURE_RATE:.0%}")
+
+
+_UPWARDS_FIRST = ((0, 1, 2), (2, 0, 1), (2, 1, 0))
+_DOWNWARDS_FIRST = ((0, 1, 2), (1, 0, 2), (2, 1, 0))
+
+
+def _positions(rank: int, *, downwards: bool) -> tuple[int, ...]:
+    """By rank, how many tiers are tried before it when ``rank`` is the chosen one: that one first,
+    then those on one side from near to far, then those on the other.
+    """
+    return (_DOWNWARDS_FIRST if downwards else _UPWARDS_FIRST)[rank]
+
+
+def _proven(row: Row, min_success_rate: float) -> bool:
+    """Whether enough calls at the key itself show a success rate that is high enough."""
+    _, _, _, calls, successes, *_ = row
+    return calls >= ENOUGH_SAMPLES and wilson_bounds(successes, calls)[0] >= min_success_rate
+
+
+def _too_dear(cost: float | None, max_cost: float) -> str:
+    if cost is None:
+        return f"its price is unknown, so it cannot be held to ${max_cost:g}"
+    return f"would cost about ${cost:.6f}, above ${max_cost:g}"
+
+
+def _nothing_fits(dropped: Sequence[Drop]) -> NoCandidateError:
+    if not dropped:
+        return NoCandidateError(
+            "no provider is enrolled for this request; set a key such as ANTHROPIC_API_KEY, or add a provider"
+        )
+    option, reason, _ = min(dropped, key=lambda drop: drop[2])
+    return NoCandidateError(
+        f"no candidate fits; the nearest is {option.candidate.key}: {reason}",
+        nearest=option.label,
+        lacks=reason,
+        drops=[(dropped_option.candidate.key, why) for dropped_option, why, _ in dropped],
+    )

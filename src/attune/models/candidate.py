@@ -1,0 +1,52 @@
+"""What a decision chooses among, and why one may not be tried right now."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+__all__ = ["Availability", "Candidate", "Refusal"]
+
+
+class Candidate(NamedTuple):
+    """One way to answer: a provider's model, paid by a credential."""
+
+    provider: str
+    model_id: str
+    credential: str
+
+    @property
+    def label(self) -> str:
+        """``provider/model``: telemetry is kept by it, whichever credential paid."""
+        return f"{self.provider}/{self.model_id}"
+
+    @property
+    def key(self) -> str:
+        """``provider/model#credential``: unique."""
+        return f"{self.provider}/{self.model_id}#{self.credential}"
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class Refusal(NamedTuple):
+    """Why no permit would be granted now.
+
+    ``domain`` is what refuses (a failure domain, a credential ...), ``reason`` a short sentence,
+    ``retry_at`` the monotonic time from which it may be granted, ``breaker`` whether a breaker did it.
+    """
+
+    domain: str
+    reason: str
+    retry_at: float
+    breaker: bool = False
+
+
+class Availability(Protocol):
+    """What the router asks before it ranks a candidate; a query, it changes nothing."""
+
+    @property
+    def quiet(self) -> bool:
+        """True when nothing at all is tripped, off or cooling down."""
+
+    def refusal(self, candidate: Candidate) -> Refusal | None:
+        """Why the candidate could not be tried now, or ``None`` when it could."""

@@ -1,0 +1,190 @@
+"""How a model has done, as one value, and the small statistics that go into it."""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from attune.errors import ErrorClass, InvalidRequestError
+
+if TYPE_CHECKING:
+    from attune.models.telemetry import LLMCallRecord
+
+__all__ = [
+    "BUCKET_SECONDS",
+    "LatencySketch",
+    "ModelPerformance",
+    "counts",
+    "quality",
+    "wilson_bounds",
+]
+
+BUCKET_SECONDS = 86_400
+"""A bucket is a UTC day: a window of N days is today's bucket and the N before it."""
+RECENT = 20
+"""How many of the newest results of a cell are remembered one by one."""
+
+PRIOR_SUCCESS_RATE = 0.9
+PRIOR_LATENCY_MS = 2000.0
+PRIOR_COST_USD = 0.005
+PRIOR_WEIGHT = 10.0
+"""Calls that the prior is worth: a cell with as many calls of its own counts half."""
+
+_RECENT_MASK = (1 << RECENT) - 1
+
+_SAYS_NOTHING_OF_THE_MODEL = frozenset(
+    {
+        ErrorClass.CALLER,
+        ErrorClass.CANCELLED,
+        ErrorClass.CONTEXT,
+        ErrorClass.CREDENTIAL,
+        ErrorClass.MODEL,
+        ErrorClass.MONEY,
+        ErrorClass.THROTTLED,
+        ErrorClass.WINDOW_SPENT,
+    }
+)
+
+
+def counts(record: LLMCallRecord) -> bool:
+    """Whether an attempt says something of the candidate's reliability.
+
+    A caller's mistake, a cancelled call, a bad or empty credential and a throttle do not.
+    """
+    return record.success or record.error_class not in _SAYS_NOTHING_OF_THE_MODEL
+
+
+def push_recent(bits: int, count: int, failed: bool) -> tuple[int, int]:
+    """Add a result to the last ``RECENT`` results; the newest is the lowest bit, 1 a failure."""
+    return ((bits << 1) | failed) & _RECENT_MASK, min(count + 1, RECENT)
+
+
+def join_recent(older: int, newer: int, newer_count: int) -> int:
+    """The last ``RECENT`` results of two runs, one after the other."""
+    return ((older << newer_count) | newer) & _RECENT_MASK
+
+
+def wilson_bounds(successes: float, calls: float, z: float = 1.96) -> tuple[float, float]:
+    """The Wilson score interval of a rate (Wilson 1927), 95 % two-sided with the default ``z``."""
+    if calls == 0:
+        return 0.0, 1.0
+    p = successes / calls
+    z2 = z * z / calls
+    centre = p + z2 / 2
+    spread = z * math.sqrt(p * (1 - p) / calls + z2 / (4 * calls))
+    return max(0.0, (centre - spread) / (1 + z2)), min(1.0, (centre + spread) / (1 + z2))
+
+
+def quality(
+    success_rate: float, latency_ms: float, cost_usd: float, recent_failures: float, sample_size: float
+) -> float:
+    """The quality score of a model's performance, 0..1; see ``ModelPerformance.quality_score``."""
+    raw = (
+        0.7 * success_rate
+        + 0.15 * PRIOR_LATENCY_MS / (PRIOR_LATENCY_MS + latency_ms)
+        + 0.15 * PRIOR_COST_USD / (PRIOR_COST_USD + cost_usd)
+    ) * (1.0 - 0.02 * recent_failures)
+    return (sample_size * raw + PRIOR_WEIGHT * PRIOR_QUALITY) / (sample_size + PRIOR_WEIGHT)
+
+
+PRIOR_QUALITY = 0.7 * PRIOR_SUCCESS_RATE + 0.15 * 0.5 + 0.15 * 0.5
+"""The quality of a model of which nothing is known."""
+
+
+class ModelPerformance(NamedTuple):
+    """How a model has done: ``success_rate`` 0..1, ``avg_latency_ms`` milliseconds of successful
+    calls, ``avg_cost`` USD a call, ``sample_size`` calls, ``recent_failures`` among the last 20.
+    """
+
+    model_id: str
+    tier: str
+    success_rate: float
+    avg_latency_ms: float
+    avg_cost: float
+    sample_size: int
+    recent_failures: int = 0
+
+    @property
+    def quality_score(self) -> float:
+        """One number to rank by, 0..1.
+
+        With ``s`` the success rate, ``l`` the latency over 2 s, ``c`` the cost over $0.005, ``f``
+        the recent failures and ``n`` the sample size::
+
+            raw   = (0.7 s + 0.15 / (1 + l) + 0.15 / (1 + c)) (1 - 0.02 f)
+            score = (n raw + 10 prior) / (n + 10)
+
+        where ``prior`` is the raw score of a model with success 0.9, 2 s and $0.005 (0.78): the
+        fewer calls, the nearer to it. It rises with success and falls with latency, cost and
+        recent failures. The weights are attune's own: success leads, and neither latency nor
+        cost can outweigh 22 points of it.
+        """
+        return quality(
+            self.success_rate, self.avg_latency_ms, self.avg_cost, self.recent_failures, self.sample_size
+        )
+
+
+class LatencySketch:
+    """Quantiles of latencies within 1 % of the true value, mergeable (DDSketch: Masson, Rim, Lee 2019).
+
+    Latencies are clamped to 0.1 ms .. 10^7 ms, so that there are at most 922 bins. Bins are kept
+    sparse, since most cells see few calls.
+    """
+
+    __slots__ = ("bins",)
+
+    ACCURACY = 0.01
+    _GAMMA = (1 + ACCURACY) / (1 - ACCURACY)
+    _PER_LOG = 1 / math.log(_GAMMA)
+    _PAIR = struct.Struct("<hI")
+
+    def __init__(self) -> None:
+        self.bins: dict[int, int] = {}
+
+    def add(self, ms: float) -> None:
+        """Count one latency in milliseconds."""
+        index = math.ceil(math.log(min(max(ms, 0.1), 1e7)) * self._PER_LOG)
+        self.bins[index] = self.bins.get(index, 0) + 1
+
+    def merge(self, other: LatencySketch) -> None:
+        """Add the counts of another sketch; the result is that of all latencies in one."""
+        bins = self.bins
+        for index, count in other.bins.items():
+            bins[index] = bins.get(index, 0) + count
+
+    @property
+    def count(self) -> int:
+        """How many latencies were added."""
+        return sum(self.bins.values())
+
+    def quantile(self, q: float) -> float | None:
+        """The latency in milliseconds below which a share ``q`` (0..1) lies; ``None`` if empty."""
+        if not 0 <= q <= 1:
+            raise InvalidRequestError(f"a quantile lies between 0 and 1, not {q!r}")
+        rank = q * (self.count - 1)
+        seen = 0
+        for index in sorted(self.bins):
+            seen += self.bins[index]
+            if seen > rank:
+                return 2 * math.pow(self._GAMMA, index) / (self._GAMMA + 1)
+        return None
+
+    def to_bytes(self) -> bytes:
+        """The bins as little-endian (int16 index, uint32 count) pairs."""
+        pack = self._PAIR.pack
+        return b"".join([pack(index, min(count, 0xFFFFFFFF)) for index, count in self.bins.items()])
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> LatencySketch:
+        """The reverse of ``to_bytes``; pairs of the same index are added."""
+        sketch = cls()
+        bins = sketch.bins
+        for index, count in cls._PAIR.iter_unpack(data):
+            bins[index] = bins.get(index, 0) + count
+        return sketch
+
+
+def merge_bytes(a: bytes, b: bytes) -> bytes:
+    """Merge two serialised sketches."""
+    return LatencySketch.from_bytes(a + b).to_bytes()

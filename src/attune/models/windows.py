@@ -1,0 +1,529 @@
+"""The telemetry that decisions are made from: windowed, mergeable statistics.
+
+Telemetry is kept per (workflow, stage, task, candidate) in buckets of time; a window of N days is
+the sum of its buckets. Every parent level (stage, workflow, all) is summed as well, so that a
+sparse cell can borrow from it. Both ``PerformanceStats.observe`` and a look-up take the same time
+however much telemetry there is, and at most ``max_cells`` cells are kept.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import OrderedDict
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from attune.errors import InvalidRequestError
+from attune.models.performance import (
+    BUCKET_SECONDS,
+    PRIOR_LATENCY_MS,
+    PRIOR_SUCCESS_RATE,
+    PRIOR_WEIGHT,
+    RECENT,
+    LatencySketch,
+    ModelPerformance,
+    counts,
+    join_recent,
+)
+from attune.models.telemetry import NANOS_PER_USD
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from attune.models.state import RollupRow
+    from attune.models.telemetry import LLMCallRecord
+
+__all__ = ["CellWindow", "DEFAULT_WINDOW_DAYS", "Estimate", "Level", "PerformanceStats", "Row", "TierResults"]
+
+DEFAULT_WINDOW_DAYS = 7
+MAX_CELLS = 10_000
+
+
+class _Cell:
+    """One candidate at one level: the sums of the window and the buckets that they are made of.
+
+    A bucket is a list of sums in the order of ``_Sums``; ``total`` is their sum over all buckets.
+    ``rate`` and ``latency`` are the estimates, drawn to the parent's as it was at this cell's last
+    change.
+    """
+
+    __slots__ = (
+        "buckets",
+        "latency",
+        "oldest",
+        "rate",
+        "recent",
+        "recent_count",
+        "sketches",
+        "tier",
+        "total",
+    )
+
+    def __init__(self, tier: str) -> None:
+        self.tier = tier
+        self.buckets: dict[int, list[float]] = {}
+        self.sketches: dict[int, LatencySketch | bytes] = {}
+        self.total: list[float] = [0] * _SUMS
+        self.oldest = 0
+        self.recent = 0
+        self.recent_count = 0
+        self.rate = PRIOR_SUCCESS_RATE
+        self.latency = PRIOR_LATENCY_MS
+
+    def add(self, index: int, sums: _Sums) -> None:
+        """Add sums to a bucket; unrolled because this is what ``observe`` spends its time on."""
+        bucket = self.buckets.get(index)
+        if bucket is None:
+            self.oldest = min(self.oldest, index) if self.buckets else index
+            bucket = self.buckets[index] = [0] * _SUMS
+        calls, successes, latency, cost, cost_count, tokens_in, tokens_out, usage_count = sums
+        for each in (bucket, self.total):
+            each[0] += calls
+            each[1] += successes
+            each[2] += latency
+            each[3] += cost
+            each[4] += cost_count
+            each[5] += tokens_in
+            each[6] += tokens_out
+            each[7] += usage_count
+
+    def settle(self, parent: _Cell | None) -> None:
+        """Bring the estimates up to date: each is drawn to the parent's with ``PRIOR_WEIGHT`` calls."""
+        rate, latency = (
+            (PRIOR_SUCCESS_RATE, PRIOR_LATENCY_MS) if parent is None else (parent.rate, parent.latency)
+        )
+        total = self.total
+        calls, successes = total[0], total[1]
+        self.rate = (successes + PRIOR_WEIGHT * rate) / (calls + PRIOR_WEIGHT)
+        self.latency = (total[2] + PRIOR_WEIGHT * latency) / (successes + PRIOR_WEIGHT)
+
+    def packed(self) -> bytes:
+        """The numbers that a decision needs, side by side in memory."""
+        calls, successes, latency_sum = self.total[:3]
+        measured = successes / calls if calls >= PRIOR_WEIGHT else NOT_MEASURED
+        return _pack(
+            self.rate,
+            self.latency,
+            calls,
+            calls,
+            successes,
+            self.recent.bit_count(),
+            measured,
+            self.oldest,
+            latency_sum,
+        )
+
+    def expire(self, first: int) -> None:
+        """Forget the buckets before ``first``."""
+        for index in [i for i in self.buckets if i < first]:
+            del self.buckets[index]
+            self.sketches.pop(index, None)
+        self.total = [sum(sums) for sums in zip(*self.buckets.values(), strict=True)] or [0] * _SUMS
+        self.oldest = min(self.buckets, default=_NEVER)
+        if not self.buckets:
+            self.recent = self.recent_count = 0
+        self.settle(None)
+
+    def sketch(self, index: int) -> LatencySketch:
+        """The latencies of a bucket, decoded at their first use after a restore."""
+        found = self.sketches.get(index)
+        if not isinstance(found, LatencySketch):
+            found = LatencySketch() if found is None else LatencySketch.from_bytes(found)
+            self.sketches[index] = found
+        return found
+
+
+_NEVER = 1 << 50
+_ROW = struct.Struct("9d")
+_pack, _unpack = _ROW.pack, _ROW.unpack
+_Sums: TypeAlias = tuple[float, float, float, float, float, float, float, float]
+_SUMS = 8  # calls, successes, latency ms, cost nanos, cost count, input tokens, output tokens, usage count
+
+
+class Level:
+    """One workflow, stage or task (or all of them): its candidates' cells by label, and the sums
+    of everyone's calls.
+
+    ``rows`` repeats what a decision needs of each cell, packed: with thousands of keys a decision's
+    time is that of fetching memory, and ten packed rows are a tenth of the cache lines of ten cells.
+    """
+
+    __slots__ = ("cells", "children", "everyone", "rows")
+
+    def __init__(self) -> None:
+        self.cells: dict[str, _Cell] = {}
+        self.rows: dict[str, bytes] = {}
+        self.everyone: _Cell | None = None
+        self.children = 0
+
+    def row(self, label: str, first: int) -> Row | None:
+        """A candidate's numbers within the window, or ``None`` if it has no calls here."""
+        packed = self.rows.get(label)
+        if packed is None:
+            return None
+        row: Row = _unpack(packed)
+        if row[7] < first:
+            self.expire(label, first)
+            row = _unpack(self.rows[label])
+        return row if row[2] else None
+
+    def expire(self, label: str, first: int) -> None:
+        """Forget a candidate's buckets before ``first``."""
+        cell = self.cells[label]
+        cell.expire(first)
+        self.rows[label] = cell.packed()
+
+
+Row: TypeAlias = tuple[float, float, float, float, float, float, float, float, float]
+"""The fields of an ``Estimate`` (``NOT_MEASURED`` for no measured rate), the oldest bucket, and the sum
+of latencies.
+"""
+
+NOT_MEASURED = -1.0
+
+_Key: TypeAlias = tuple[str, str, str]
+Path: TypeAlias = tuple[Level, ...]
+
+
+class Estimate(NamedTuple):
+    """What telemetry says of a candidate at a key, sparse cells having borrowed from their parents.
+
+    ``own_calls`` and ``own_successes`` are those at the key itself; ``evidence`` the calls behind the
+    estimate, borrowed ones included; ``measured_rate`` the plain rate of the most specific level
+    (or of its parent) with at least ``PRIOR_WEIGHT`` calls, ``None`` where neither has them.
+    """
+
+    success_rate: float
+    latency_ms: float
+    evidence: float
+    own_calls: float
+    own_successes: float
+    recent_failures: float
+    measured_rate: float | None
+
+    @classmethod
+    def of(cls, row: Row) -> Estimate:
+        """The readable form of a row."""
+        rate, latency, evidence, calls, successes, lately, measured, _, _ = row
+        return cls(
+            rate, latency, evidence, calls, successes, lately, None if measured == NOT_MEASURED else measured
+        )
+
+
+class TierResults(NamedTuple):
+    """Calls and failures of one tier at a key, and among the last 20 results of each candidate."""
+
+    calls: float
+    failures: float
+    recent_calls: float
+    recent_failures: float
+
+    def plus(self, calls: float, failures: float, recent_failures: float) -> TierResults:
+        """With one more candidate's."""
+        return TierResults(
+            self.calls + calls,
+            self.failures + failures,
+            self.recent_calls + min(calls, RECENT),
+            self.recent_failures + recent_failures,
+        )
+
+
+NOTHING_KNOWN: Row = (PRIOR_SUCCESS_RATE, PRIOR_LATENCY_MS, 0, 0, 0, 0, NOT_MEASURED, 0, 0)
+
+DENSE = 30
+"""Calls from which a cell no longer borrows from its parents."""
+
+
+class PerformanceStats:
+    """The statistics of one window, by (workflow, stage, task) and candidate ("provider/model").
+
+    ``observe`` and ``restore`` feed it; everything else is a query. Not thread-safe: one event loop
+    or thread owns it. At most ``max_cells`` cells of (workflow, stage, task, candidate) are kept, the
+    least recently observed keys go first.
+    """
+
+    def __init__(self, *, window_days: int = DEFAULT_WINDOW_DAYS, max_cells: int = MAX_CELLS) -> None:
+        if window_days < 1:
+            raise InvalidRequestError(f"window_days must be at least 1, not {window_days!r}")
+        self.window_days = window_days
+        self.max_cells = max_cells
+        self._all = Level()
+        self._workflows: dict[str, Level] = {}
+        self._stages: dict[tuple[str, str], Level] = {}
+        self._paths: OrderedDict[_Key, Path] = OrderedDict()
+        self._cells = 0
+
+    def first_bucket(self, now: float) -> int:
+        """The oldest bucket that the window still holds at ``now`` (UTC epoch seconds)."""
+        return int(now // BUCKET_SECONDS) - self.window_days
+
+    # -- feeding ---------------------------------------------------------------------------------
+
+    def observe(self, record: LLMCallRecord) -> None:
+        """Count one attempt. Attempts that say nothing of the candidate change nothing."""
+        if not counts(record):
+            return
+        index = int(record.at // BUCKET_SECONDS)
+        success = record.success
+        usage = record.usage
+        cost = record.cost_nanos
+        sums: _Sums = (
+            1,
+            success,
+            record.latency_ms if success else 0.0,
+            cost or 0,
+            cost is not None,
+            0 if usage is None else usage.input_tokens,
+            0 if usage is None else usage.output_tokens,
+            usage is not None,
+        )
+        label = f"{record.provider}/{record.model_id}"
+        path = self._path((record.workflow, record.stage, record.task_type))
+        self._add(path, label, record.tier, index, sums, recent=not success, recent_count=1)
+        if success:
+            path[0].cells[label].sketch(index).add(record.latency_ms)
+        self._evict()
+
+    def correct(self, record: LLMCallRecord, *, previous: bool | None, success: bool) -> None:
+        """Take in what became known later of an attempt that ``observe`` had counted.
+
+        ``previous`` is what an earlier outcome of the same call had said, or ``None``. An attempt
+        whose transport failed stays a failure. Of the last 20 results, the newest that differs is
+        taken for the one that changed.
+        """
+        before = record.success and previous is not False
+        after = record.success and success
+        path = self._paths.get((record.workflow, record.stage, record.task_type))
+        if before == after or path is None:
+            return
+        index = int(record.at // BUCKET_SECONDS)
+        label = f"{record.provider}/{record.model_id}"
+        parent: _Cell | None = None
+        for level in reversed(path):
+            cell = level.cells.get(label)
+            if cell is not None and index in cell.buckets:
+                cell.buckets[index][1] += after - before
+                cell.total[1] += after - before
+                cell.recent = _flip_newest(cell.recent, cell.recent_count, failed=not after)
+                cell.settle(parent)
+                level.rows[label] = cell.packed()
+            parent = cell
+
+    def restore(self, rows: Iterable[RollupRow]) -> None:
+        """Take in roll-ups, oldest bucket first, as if their attempts had been observed."""
+        for row in rows:
+            label = f"{row.provider}/{row.model_id}"
+            path = self._path((row.workflow, row.stage, row.task_type))
+            self._add(path, label, row.tier, row.bucket, row[7:15], row.recent, row.recent_count)
+            leaf = path[0].cells[label]
+            if row.bucket in leaf.sketches:
+                leaf.sketch(row.bucket).merge(LatencySketch.from_bytes(row.latency_bins))
+            else:
+                leaf.sketches[row.bucket] = row.latency_bins
+        self._evict()
+
+    def _add(
+        self, path: Path, label: str, tier: str, index: int, sums: _Sums, recent: int, recent_count: int
+    ) -> None:
+        parent: _Cell | None = None
+        for level in reversed(path):
+            cells = level.cells
+            cell = cells.get(label)
+            if cell is None:
+                cell = cells[label] = _Cell(tier)
+                self._cells += level is path[0]
+            cell.add(index, sums)
+            cell.recent = join_recent(cell.recent, recent, recent_count)
+            cell.recent_count = min(RECENT, cell.recent_count + recent_count)
+            cell.settle(parent)
+            level.rows[label] = cell.packed()
+            parent = cell
+            if level.everyone is None:
+                level.everyone = _Cell("")
+            level.everyone.add(index, sums)
+
+    def _path(self, key: _Key) -> Path:
+        path = self._paths.get(key)
+        if path is not None:
+            self._paths.move_to_end(key)
+            return path
+        workflow, stage, _ = key
+        workflow_level = self._workflows.setdefault(workflow, Level())
+        stage_level = self._stages.setdefault((workflow, stage), Level())
+        workflow_level.children += 1
+        stage_level.children += 1
+        path = self._paths[key] = (Level(), stage_level, workflow_level, self._all)
+        return path
+
+    def _evict(self) -> None:
+        while self._cells > self.max_cells and len(self._paths) > 1:
+            (workflow, stage, _), (leaf, stage_level, workflow_level, _) = self._paths.popitem(last=False)
+            self._cells -= len(leaf.cells)
+            stage_level.children -= 1
+            workflow_level.children -= 1
+            if not stage_level.children:
+                del self._stages[workflow, stage]
+            if not workflow_level.children:
+                del self._workflows[workflow]
+
+    # -- asking ----------------------------------------------------------------------------------
+
+    def levels(self, workflow: str, stage: str, task_type: str) -> Path:
+        """The level of a key itself (empty if unseen), then its parents; without a task, the stage's."""
+        workflow_level = self._workflows.get(workflow, _UNSEEN)
+        stage_level = self._stages.get((workflow, stage), _UNSEEN)
+        if not task_type:
+            return (stage_level, workflow_level, self._all)
+        path = self._paths.get((workflow, stage, task_type))
+        return path or (_UNSEEN, stage_level, workflow_level, self._all)
+
+    def estimate(self, levels: Path, label: str, first: int) -> Row:
+        """What the window knows of a candidate at a key; ``Estimate.of`` makes it readable.
+
+        A level's success rate is drawn to its parent's as if the parent were ``PRIOR_WEIGHT`` calls:
+        p = (successes + 10 p_parent) / (calls + 10), and the mean latency likewise; above all
+        levels stands the prior. A level with ``DENSE`` calls borrows nothing more, an unseen one is
+        its parent. ``levels`` comes from ``levels()``, ``first`` from ``first_bucket()``.
+        """
+        packed = levels[0].rows.get(label)
+        if packed is None:
+            return self._lent(levels, label, first)
+        row: Row = _unpack(packed)
+        if row[7] < first:
+            levels[0].expire(label, first)
+            return self.estimate(levels, label, first)
+        if row[2] >= DENSE:
+            return row
+        return (
+            self._borrowed(row, levels[1].row(label, first)) if row[2] else self._lent(levels, label, first)
+        )
+
+    def _borrowed(self, row: Row, parent: Row | None) -> Row:
+        """The estimate of a key with few calls of its own, drawn to its parent's."""
+        if parent is None:
+            return row
+        _, _, _, calls, successes, lately, measured, oldest, latency_sum = row
+        parent_rate, parent_latency, evidence, _, _, _, parent_measured, _, _ = parent
+        return (
+            (successes + PRIOR_WEIGHT * parent_rate) / (calls + PRIOR_WEIGHT),
+            (latency_sum + PRIOR_WEIGHT * parent_latency) / (successes + PRIOR_WEIGHT),
+            evidence,
+            calls,
+            successes,
+            lately,
+            parent_measured if measured == NOT_MEASURED else measured,
+            oldest,
+            latency_sum,
+        )
+
+    def _lent(self, levels: Path, label: str, first: int) -> Row:
+        """The estimate at a key that has not seen the candidate: that of the nearest level that has."""
+        for level in levels[1:]:
+            row = level.row(label, first)
+            if row is not None:
+                rate, latency, calls, _, _, lately, measured, oldest, latency_sum = row
+                return rate, latency, calls, 0, 0, lately, measured, oldest, latency_sum
+        return NOTHING_KNOWN
+
+    def mean_tokens(self, levels: Path, first: int) -> tuple[float, float] | None:
+        """Mean input and output tokens of a call, over all candidates, at the most specific level
+        that has any; ``None`` where nothing is known.
+        """
+        for level in levels:
+            cell = level.everyone
+            if cell is not None:
+                if cell.oldest < first:
+                    cell.expire(first)
+                count = cell.total[7]
+                if count:
+                    return cell.total[5] / count, cell.total[6] / count
+        return None
+
+    def tiers(self, level: Level, first: int) -> dict[str, TierResults]:
+        """What each tier's candidates have done at a level."""
+        results: dict[str, TierResults] = {}
+        for label, cell in level.cells.items():
+            row = level.row(label, first)
+            if row is not None:
+                _, _, _, calls, successes, lately, *_ = row
+                before = results.get(cell.tier, TierResults(0, 0, 0, 0))
+                results[cell.tier] = before.plus(calls, calls - successes, lately)
+        return results
+
+    def windows(self, level: Level, first: int) -> Iterator[tuple[str, CellWindow]]:
+        """Every candidate called at a level, with its sums over the window."""
+        for label, cell in level.cells.items():
+            window = CellWindow.of(cell, first)
+            if window.calls:
+                yield label, window
+
+    def keys(self, workflow: str, stage: str | None = None) -> Iterator[tuple[_Key, Level]]:
+        """Every (workflow, stage, task) of a workflow, or of one of its stages, with its level."""
+        for key, path in self._paths.items():
+            if key[0] == workflow and stage in {None, key[1]}:
+                yield key, path[0]
+
+    def __len__(self) -> int:
+        """How many cells of (workflow, stage, task, candidate) are kept."""
+        return self._cells
+
+
+_UNSEEN = Level()
+
+
+def _flip_newest(bits: int, count: int, *, failed: bool) -> int:
+    """Mark the newest result that was otherwise as failed (or not)."""
+    for place in range(count):
+        if bool(bits >> place & 1) is not failed:
+            return bits ^ (1 << place)
+    return bits
+
+
+class CellWindow(NamedTuple):
+    """One cell's sums over a window, and the sketch of its successful latencies."""
+
+    tier: str
+    calls: int
+    successes: int
+    latency_ms: float
+    cost_nanos: int
+    cost_count: int
+    input_tokens: int
+    output_tokens: int
+    usage_count: int
+    recent_failures: int
+    sketch: LatencySketch
+
+    def performance(self, label: str) -> ModelPerformance:
+        """The same as a ``ModelPerformance``, plain means without anything borrowed."""
+        return ModelPerformance(
+            model_id=label.partition("/")[2],
+            tier=self.tier,
+            success_rate=self.successes / self.calls,
+            avg_latency_ms=self.latency_ms / self.successes if self.successes else 0.0,
+            avg_cost=self.cost_nanos / self.cost_count / NANOS_PER_USD if self.cost_count else 0.0,
+            sample_size=self.calls,
+            recent_failures=self.recent_failures,
+        )
+
+    @classmethod
+    def of(cls, cell: _Cell, first: int) -> CellWindow:
+        """The sums of the buckets from ``first`` on."""
+        sketch = LatencySketch()
+        for index in cell.sketches:
+            if index >= first:
+                sketch.merge(cell.sketch(index))
+        kept = [sums for index, sums in cell.buckets.items() if index >= first]
+        sums = [sum(column) for column in zip(*kept, strict=True)] or [0] * _SUMS
+        return cls(
+            tier=cell.tier,
+            calls=int(sums[0]),
+            successes=int(sums[1]),
+            latency_ms=sums[2],
+            cost_nanos=int(sums[3]),
+            cost_count=int(sums[4]),
+            input_tokens=int(sums[5]),
+            output_tokens=int(sums[6]),
+            usage_count=int(sums[7]),
+            recent_failures=cell.recent.bit_count() if kept else 0,
+            sketch=sketch,
+        )

@@ -1,0 +1,104 @@
+"""The providers attune knows by name, and how one is built from its settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+from attune.errors import ConfigError, UnknownNameError
+from attune.providers.secret import resolve_secret
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from attune.models.executor import Provider
+    from attune.providers.secret import Secret
+
+__all__ = ["KINDS", "KNOWN_PROVIDERS", "KnownProvider", "build_provider"]
+
+KINDS = ("anthropic", "openai", "local")
+"""The protocols: Messages, Chat Completions, and the embedded model."""
+
+
+class KnownProvider(NamedTuple):
+    """A provider whose address and conventional key variables need not be configured."""
+
+    name: str
+    kind: str
+    base_url: str = ""
+    key_variables: tuple[str, ...] = ()
+
+    def conventional_key(self, environ: Mapping[str, str]) -> Secret | None:
+        """The key in the first of the conventional variables that is set, or ``None``."""
+        for variable in self.key_variables:
+            if environ.get(variable, "").strip():
+                return resolve_secret(f"env:{variable}", environ, where=self.name)
+        return None
+
+
+KNOWN_PROVIDERS: Mapping[str, KnownProvider] = {
+    known.name: known
+    for known in (
+        KnownProvider("anthropic", "anthropic", "https://api.anthropic.com", ("ANTHROPIC_API_KEY",)),
+        KnownProvider("openai", "openai", "https://api.openai.com/v1", ("OPENAI_API_KEY",)),
+        KnownProvider(
+            "gemini",
+            "openai",
+            "https://generativelanguage.googleapis.com/v1beta/openai",
+            ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+        ),
+        KnownProvider("ollama", "openai", "http://127.0.0.1:11434/v1"),
+        KnownProvider("local", "local"),
+    )
+}
+
+
+def build_provider(
+    name: str,
+    kind: str | None = None,
+    *,
+    base_url: str | None = None,
+    key: Secret | None = None,
+    credential: str | None = None,
+) -> Provider:
+    """The provider ``name`` with one credential; what is not given is that of the known provider.
+
+    ``credential`` defaults to ``api_key``, without a key to ``none``. Raises ``UnknownNameError`` for
+    a kind that does not exist and ``ConfigError`` for a base URL that is missing or no plain one.
+    """
+    known = KNOWN_PROVIDERS.get(name)
+    kind = kind or (known.kind if known else "")
+    if kind not in KINDS:
+        raise UnknownNameError("provider kind", kind, KINDS, where=f"provider {name}")
+    if kind == "local":
+        from attune.providers.local import LocalProvider
+
+        return LocalProvider(name)
+    if base_url is None and known is not None and known.kind == kind:
+        base_url = known.base_url
+    url = _checked(base_url, name)
+    credential = credential or ("api_key" if key else "none")
+    if kind == "anthropic":
+        from attune.providers.anthropic import AnthropicProvider
+
+        return AnthropicProvider(name, base_url=url, key=key, credential=credential)
+    from attune.providers.openai import OpenAIProvider
+
+    return OpenAIProvider(name, base_url=url, key=key, credential=credential)
+
+
+def _checked(base_url: str | None, name: str) -> str:
+    """``base_url`` without a final slash, if it is a plain http or https address."""
+    if not base_url:
+        raise ConfigError(f"provider {name} needs a base_url")
+    try:
+        parts = urlsplit(base_url)
+        plain = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        plain = False
+    if not plain or "@" in parts.netloc or parts.query or parts.fragment:
+        # The address is not repeated: what makes it wrong may be a password inside it.
+        raise ConfigError(
+            f"base_url of provider {name} must be http(s)://host[:port][/path], without user or query"
+        )
+    return base_url.rstrip("/")

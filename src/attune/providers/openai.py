@@ -1,0 +1,61 @@
+"""Chat Completions at any base URL: OpenAI, Gemini's compatible endpoint, Ollama, vLLM and others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from attune.providers._http import HTTPTransport
+from attune.wire import chat
+from attune.wire.decoder import BodyDecoder
+from attune.wire.errors import ErrorMapper
+
+if TYPE_CHECKING:
+    from attune.models.executor import AttemptBudget
+    from attune.models.registry import ModelInfo
+    from attune.models.request import LLMRequest
+    from attune.providers._http import HTTPStream
+    from attune.providers.secret import Secret
+
+__all__ = ["OpenAIProvider"]
+
+
+class OpenAIProvider:
+    """A service that speaks Chat Completions, with one key or none."""
+
+    def __init__(self, name: str, *, base_url: str, key: Secret | None, credential: str = "api_key") -> None:
+        self._name = name
+        self._credential = credential
+        self._url = base_url.rstrip("/") + "/chat/completions"
+        self._key = key
+        self._transport = HTTPTransport()
+        host = urlsplit(base_url).hostname or ""
+        own = host.endswith((".openai.com", ".openai.azure.com"))
+        self._limit_field: chat.LimitField = "max_completion_tokens" if own else "max_tokens"
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def credential(self) -> str:
+        return self._credential
+
+    async def open(self, request: LLMRequest, model: ModelInfo, budget: AttemptBudget) -> HTTPStream:
+        """Send the request; return when the head of the answer has arrived. Raises ``ProviderError``."""
+        key = self._key.reveal() if self._key else ""
+        errors = ErrorMapper(self._name, model.id, key=key)
+        return await self._transport.post(
+            self._url,
+            {"authorization": f"Bearer {key}"} if key else {},
+            chat.encode(request, model, errors=errors, limit_field=self._limit_field),
+            connect_s=budget.connect_s,
+            errors=errors,
+            streams=request.stream,
+            of_stream=chat.ChatDecoder(errors),
+            of_body=BodyDecoder(chat.decode_body, errors),
+        )
+
+    async def aclose(self) -> None:
+        """Close the connections; idempotent."""
+        await self._transport.aclose()

@@ -1,0 +1,186 @@
+"""Roll-ups: sums by cell and bucket of time, and the totals of a bucket.
+
+A batch of attempts is first summed in memory; each cell's sums are then added to its row, so that
+several processes may add to the same row. A row's latency bins are appended to while they are
+short (a sketch may repeat an index) and merged when they grow long.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from attune.models.performance import BUCKET_SECONDS, RECENT, LatencySketch, counts
+from attune.models.state import OutcomeTarget
+from attune.stores._codec import SELECT_ATTEMPTS, attempt_from_row
+from attune.stores._rows import RowInsert
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from attune.models.telemetry import LLMCallRecord, Outcome
+
+_RECENT_MASK = (1 << RECENT) - 1
+
+_LONG_BINS = 1200
+"""Bytes of bins (six a pair) from which they are merged instead of appended to."""
+
+_SUMS = (
+    "calls",
+    "successes",
+    "latency_ms_sum",
+    "cost_nanos_sum",
+    "cost_count",
+    "input_tokens_sum",
+    "output_tokens_sum",
+    "usage_count",
+)
+
+_ADD_ROLLUPS = RowInsert(
+    "INSERT INTO rollups",
+    f"bucket, cell, {', '.join(_SUMS)}, latency_bins, recent, recent_count",
+    f""" ON CONFLICT DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in _SUMS)},
+    latency_bins = CASE WHEN length(latency_bins) + length(excluded.latency_bins) > {_LONG_BINS}
+        THEN merge_bins(latency_bins, excluded.latency_bins)
+        ELSE CAST(latency_bins || excluded.latency_bins AS BLOB) END,
+    recent = ((recent << excluded.recent_count) | excluded.recent) & {_RECENT_MASK},
+    recent_count = min({RECENT}, recent_count + excluded.recent_count)""",
+)
+
+_TOTALS = (
+    "calls",
+    "attempts",
+    "failed_attempts",
+    "input_tokens",
+    "output_tokens",
+    "cost_nanos",
+    "unknown_cost_attempts",
+)
+
+_ADD_TOTALS = RowInsert(
+    "INSERT INTO totals",
+    f"bucket, {', '.join(_TOTALS)}",
+    f" ON CONFLICT DO UPDATE SET {', '.join(f'{name} = {name} + excluded.{name}' for name in _TOTALS)}",
+)
+
+
+def register_functions(connection: sqlite3.Connection) -> None:
+    """Give the writer's connection the function that the upsert of roll-ups calls."""
+    connection.create_function("merge_bins", 2, _merge_bins, deterministic=True)
+
+
+def _merge_bins(older: bytes, newer: bytes) -> bytes:
+    return LatencySketch.from_bytes(older + newer).to_bytes()
+
+
+class RollupDeltas:
+    """What a batch of attempts adds to the roll-ups and the totals."""
+
+    def __init__(self) -> None:
+        self._counted: dict[tuple[int, int], list[LLMCallRecord]] = {}
+        self._uncounted: dict[tuple[int, int], list[LLMCallRecord]] = {}
+
+    def add(self, record: LLMCallRecord, cell: int) -> None:
+        """Take an attempt; one that says nothing of the model enters the totals only."""
+        groups = self._counted if record.success or counts(record) else self._uncounted
+        key = (int(record.at // BUCKET_SECONDS), cell)
+        group = groups.get(key)
+        if group is None:
+            groups[key] = [record]
+        else:
+            group.append(record)
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Add everything to the tables, within the caller's transaction."""
+        sketch = LatencySketch()
+        rows = []
+        by_bucket: dict[int, list[tuple[Any, ...]]] = defaultdict(list)
+        for (bucket, cell), group in self._counted.items():
+            sketch.bins.clear()
+            sums, recent, first_attempts = _summed(group, sketch)
+            rows.append((bucket, cell, *sums, sketch.to_bytes(), recent, min(RECENT, len(group))))
+            by_bucket[bucket].append((*sums, first_attempts))
+        for (bucket, _), group in self._uncounted.items():
+            sums, _, first_attempts = _summed(group, sketch)
+            by_bucket[bucket].append((*sums, first_attempts))
+        _ADD_ROLLUPS.write(connection, rows)
+        _ADD_TOTALS.write(connection, [(bucket, *_totals(some)) for bucket, some in by_bucket.items()])
+
+
+def _summed(group: list[LLMCallRecord], sketch: LatencySketch) -> tuple[tuple[Any, ...], int, int]:
+    """The sums of ``_SUMS``, the last results as bits, and how many attempts began a call.
+
+    The latencies of successes enter the sketch.
+    """
+    successes = cost_nanos = cost_count = input_tokens = output_tokens = usage_count = 0
+    recent = first_attempts = 0
+    latency_ms = 0.0
+    for record in group:
+        success, latency, _, usage, cost = record[11:16]
+        if success:
+            successes += 1
+            latency_ms += latency
+            sketch.add(latency)
+        if cost is not None:
+            cost_nanos += cost
+            cost_count += 1
+        if usage is not None:
+            input_tokens += usage[0]
+            output_tokens += usage[1]
+            usage_count += 1
+        recent = (recent << 1 | (not success)) & _RECENT_MASK
+        if record.position == 0:
+            first_attempts += 1
+    tokens = (input_tokens, output_tokens, usage_count)
+    return (len(group), successes, latency_ms, cost_nanos, cost_count, *tokens), recent, first_attempts
+
+
+def _totals(sums: list[tuple[Any, ...]]) -> tuple[int, ...]:
+    """The sums of ``_TOTALS`` over all groups of a bucket."""
+    attempts, successes, _, cost_nanos, cost_count, input_tokens, output_tokens, _, calls = (
+        sum(column) for column in zip(*sums, strict=True)
+    )
+    failed, unknown_cost = attempts - successes, attempts - cost_count
+    return calls, attempts, failed, input_tokens, output_tokens, cost_nanos, unknown_cost
+
+
+def apply_outcome(connection: sqlite3.Connection, outcome: Outcome) -> OutcomeTarget | None:
+    """Store an outcome and correct the roll-up of its call, within the caller's transaction.
+
+    The attempt it is about is the one that answered, else the last one. A call whose transport
+    failed stays a failure. As in ``PerformanceStats.correct``, the newest of the last 20 results
+    that differs is taken for the one that changed.
+    """
+    row = connection.execute(
+        SELECT_ATTEMPTS + "WHERE call_id = ? ORDER BY success DESC, position DESC, number DESC LIMIT 1",
+        (outcome.call_id,),
+    ).fetchone()
+    if row is None:
+        return None
+    record = attempt_from_row(row)
+    earlier = connection.execute(
+        "SELECT success FROM outcomes WHERE call_id = ?", (outcome.call_id,)
+    ).fetchone()
+    previous = None if earlier is None else bool(earlier[0])
+    connection.execute(
+        "INSERT INTO outcomes (call_id, at, success, score) VALUES (?, ?, ?, ?) ON CONFLICT (call_id) "
+        "DO UPDATE SET at = excluded.at, success = excluded.success, score = excluded.score",
+        (outcome.call_id, outcome.at, outcome.success, outcome.score),
+    )
+    before = record.success and previous is not False
+    after = record.success and outcome.success
+    if before != after:
+        _correct(connection, int(record.at // BUCKET_SECONDS), row[-1], success=after)
+    return OutcomeTarget(record, previous)
+
+
+def _correct(connection: sqlite3.Connection, bucket: int, cell: int, *, success: bool) -> None:
+    key = (bucket, cell)
+    recent, count = connection.execute(
+        "SELECT recent, recent_count FROM rollups WHERE bucket = ? AND cell = ?", key
+    ).fetchone()
+    changed = next((1 << place for place in range(count) if bool(recent >> place & 1) is success), 0)
+    connection.execute(
+        "UPDATE rollups SET successes = successes + ?, recent = ? WHERE bucket = ? AND cell = ?",
+        (1 if success else -1, recent ^ changed, *key),
+    )

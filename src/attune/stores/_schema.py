@@ -1,0 +1,249 @@
+"""The tables of the SQLite file, and how a connection to it is opened.
+
+A cell is one (workflow, stage, task type, provider, model, tier); attempts and roll-ups refer to it
+by number, which makes both half as large and twice as fast to write. The view ``attempt_records``
+shows attempts with the names, for reading by program or by hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from itertools import count
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from attune.errors import CorruptFileError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+Durability: TypeAlias = Literal["batch", "call"]
+
+BUSY_SECONDS = 10.0
+"""How long a connection waits for another process that is writing."""
+
+CACHE_KIB = 16_384
+_CACHED_STATEMENTS = 128
+_OPEN_TRIES = 100
+
+_VERSION_1 = (
+    """CREATE TABLE cells (
+        id INTEGER PRIMARY KEY,
+        workflow TEXT NOT NULL, stage TEXT NOT NULL, task_type TEXT NOT NULL,
+        provider TEXT NOT NULL, model_id TEXT NOT NULL, tier TEXT NOT NULL,
+        UNIQUE (workflow, stage, task_type, provider, model_id, tier))""",
+    """CREATE TABLE attempts (
+        number INTEGER PRIMARY KEY,
+        call_id TEXT NOT NULL, attempt_id TEXT NOT NULL, decision_id TEXT NOT NULL, at REAL NOT NULL,
+        cell INTEGER NOT NULL REFERENCES cells, credential TEXT NOT NULL,
+        success INTEGER NOT NULL, latency_ms REAL NOT NULL, ttft_ms REAL,
+        input_tokens INTEGER, output_tokens INTEGER, cache_read_tokens INTEGER,
+        cache_write_tokens INTEGER, cache_write_1h_tokens INTEGER,
+        cost_nanos INTEGER, cost_status TEXT NOT NULL, price_version TEXT NOT NULL,
+        error_class TEXT NOT NULL, error_code TEXT NOT NULL, stop_reason TEXT NOT NULL,
+        position INTEGER NOT NULL, chosen_by_policy INTEGER NOT NULL, session_id TEXT NOT NULL)""",
+    "CREATE INDEX attempts_by_call ON attempts (call_id)",
+    """CREATE VIEW attempt_records AS
+        SELECT number, call_id, attempt_id, decision_id, at,
+            workflow, stage, task_type, provider, model_id, tier,
+            credential, success, latency_ms, ttft_ms, input_tokens, output_tokens, cache_read_tokens,
+            cache_write_tokens, cache_write_1h_tokens, cost_nanos, cost_status, price_version,
+            error_class, error_code, stop_reason, position, chosen_by_policy, session_id, cell
+        FROM attempts AS a JOIN cells ON cells.id = a.cell""",
+    """CREATE TABLE decisions (
+        number INTEGER PRIMARY KEY,
+        decision_id TEXT NOT NULL, call_id TEXT NOT NULL, at REAL NOT NULL,
+        workflow TEXT NOT NULL, stage TEXT NOT NULL, task_type TEXT NOT NULL,
+        base_tier TEXT NOT NULL, tier TEXT NOT NULL, policy TEXT NOT NULL, reason TEXT NOT NULL,
+        ranked TEXT NOT NULL, dropped TEXT NOT NULL, features TEXT NOT NULL, notes TEXT NOT NULL)""",
+    "CREATE INDEX decisions_by_call ON decisions (call_id)",
+    """CREATE TABLE outcomes (
+        number INTEGER PRIMARY KEY,
+        call_id TEXT NOT NULL UNIQUE, at REAL NOT NULL, success INTEGER NOT NULL, score REAL)""",
+    """CREATE TABLE rollups (
+        bucket INTEGER NOT NULL, cell INTEGER NOT NULL REFERENCES cells,
+        calls INTEGER NOT NULL, successes INTEGER NOT NULL, latency_ms_sum REAL NOT NULL,
+        cost_nanos_sum INTEGER NOT NULL, cost_count INTEGER NOT NULL,
+        input_tokens_sum INTEGER NOT NULL, output_tokens_sum INTEGER NOT NULL,
+        usage_count INTEGER NOT NULL, latency_bins BLOB NOT NULL,
+        recent INTEGER NOT NULL, recent_count INTEGER NOT NULL,
+        PRIMARY KEY (bucket, cell)) WITHOUT ROWID""",
+    """CREATE TABLE totals (
+        bucket INTEGER PRIMARY KEY,
+        calls INTEGER NOT NULL, attempts INTEGER NOT NULL, failed_attempts INTEGER NOT NULL,
+        input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
+        cost_nanos INTEGER NOT NULL, unknown_cost_attempts INTEGER NOT NULL)""",
+    """CREATE TABLE facts (
+        kind TEXT NOT NULL, key TEXT NOT NULL, at REAL NOT NULL, until REAL NOT NULL,
+        detail TEXT NOT NULL, data TEXT NOT NULL,
+        PRIMARY KEY (kind, key, at, until)) WITHOUT ROWID""",
+    """CREATE TABLE leases (
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE, resource TEXT NOT NULL, at REAL NOT NULL, expires REAL NOT NULL,
+        amount INTEGER NOT NULL, settled INTEGER NOT NULL)""",
+    "CREATE INDEX leases_by_time ON leases (resource, at, amount)",
+    """CREATE TABLE lease_sums (
+        resource TEXT NOT NULL, hour INTEGER NOT NULL, amount INTEGER NOT NULL,
+        PRIMARY KEY (resource, hour)) WITHOUT ROWID""",
+)
+
+MIGRATIONS = (_VERSION_1,)
+"""The statements that lead from each schema version to the next; the first makes an empty file."""
+
+
+def open_writer(
+    path: Path, durability: Durability, clock: Callable[[], float]
+) -> tuple[sqlite3.Connection, tuple[str, ...]]:
+    """A connection for the writer and the notices of what was found; makes what is missing.
+
+    A file that is not a database, or a malformed one, is kept aside and a fresh one is made.
+    Raises ``StoreError`` for a file that cannot be written or that a newer attune wrote.
+    """
+    _make_private_file(path)
+    try:
+        return _prepared(path, durability), ()
+    except sqlite3.Error as error:
+        if not is_corruption(error):
+            raise store_error(path, error) from error
+        notice = _keep_aside(path, str(error), clock())
+    _make_private_file(path)
+    try:
+        return _prepared(path, durability), (notice,)
+    except sqlite3.Error as error:
+        raise store_error(path, error) from error
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """A short-lived connection that cannot write and creates no file.
+
+    Without a WAL no process has the file open, and it is read as it is: a plain read-only
+    connection would leave a WAL behind.
+    """
+    alive = path.with_name(path.name + "-wal").exists()
+    uri = path.absolute().as_uri() + ("?mode=ro" if alive else "?mode=ro&immutable=1")
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def check_readable(path: Path) -> None:
+    """Raise ``StoreError`` unless there is a ledger that this version can read."""
+    if not path.exists():
+        raise StoreError(f"there is no ledger at {path} yet; it is made at the first call")
+    try:
+        with contextlib.closing(open_reader(path)) as connection:
+            version = _version(connection)
+    except sqlite3.Error as error:
+        raise store_error(path, error) from error
+    _refuse_newer(path, version)
+    if version == 0:
+        raise StoreError(f"{path} is not an attune ledger; name another file")
+
+
+def is_corruption(error: sqlite3.Error) -> bool:
+    """Whether the file itself is at fault, not the disk or a lock."""
+    return _primary_code(error) in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def store_error(path: Path, error: sqlite3.Error) -> StoreError:
+    """The one line to show for an error of the database: what happened and what to do."""
+    hint = _HINTS.get(_primary_code(error), "")
+    return StoreError(f"the ledger {path} failed: {error}{hint and '; '}{hint}")
+
+
+_HINTS = {
+    sqlite3.SQLITE_FULL: "free some space on its disk",
+    sqlite3.SQLITE_IOERR: "check its disk and the file size limit",
+    sqlite3.SQLITE_READONLY: "make the file and its folder writable",
+    sqlite3.SQLITE_CANTOPEN: "make the file and its folder readable and writable",
+    sqlite3.SQLITE_BUSY: "another process has held it for too long, stop that one",
+    sqlite3.SQLITE_CORRUPT: "stop every attune process, then move the file aside",
+    sqlite3.SQLITE_NOTADB: "stop every attune process, then move the file aside",
+}
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _make_private_file(path: Path) -> None:
+    try:
+        if not path.parent.exists():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise StoreError(
+            f"the ledger {path} cannot be written: {error.strerror}; "
+            "make its folder writable or choose another with ATTUNE_HOME"
+        ) from error
+
+
+def _prepared(path: Path, durability: Durability) -> sqlite3.Connection:
+    # Two processes that open a fresh file at once may be told "locked" without the busy time-out
+    # while one switches to WAL: hence the tries.
+    for attempt in count(1):
+        connection = sqlite3.connect(
+            path,
+            timeout=BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=_CACHED_STATEMENTS,
+        )
+        try:
+            _configure(connection, durability)
+            _migrate(connection, path)
+        except BaseException as error:
+            connection.close()
+            busy = isinstance(error, sqlite3.Error) and _primary_code(error) == sqlite3.SQLITE_BUSY
+            if not busy or attempt == _OPEN_TRIES:
+                raise
+            time.sleep(0.05)
+        else:
+            return connection
+    raise AssertionError("unreachable")
+
+
+def _configure(connection: sqlite3.Connection, durability: Durability) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'call' else 'NORMAL'}")
+    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    # A long WAL is checkpointed less often, and each page of it once: fewer syncs under load.
+    connection.execute("PRAGMA wal_autocheckpoint = 4000")
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    _refuse_newer(path, _version(connection))
+    connection.execute("BEGIN IMMEDIATE")
+    for version, statements in enumerate(MIGRATIONS[_version(connection) :], start=_version(connection) + 1):
+        for statement in statements:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {version}")
+    connection.execute("COMMIT")
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _refuse_newer(path: Path, version: int) -> None:
+    if version > len(MIGRATIONS):
+        raise StoreError(
+            f"{path} was written by a newer attune (schema {version}, this one knows "
+            f"{len(MIGRATIONS)}); upgrade attune"
+        )
+
+
+def _keep_aside(path: Path, reason: str, now: float) -> str:
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+    kept = path.with_name(f"{path.name}.corrupt-{stamp}")
+    for number in count(1):
+        if not kept.exists():
+            break
+        kept = path.with_name(f"{path.name}.corrupt-{stamp}-{number}")
+    for suffix in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).replace(kept.with_name(kept.name + suffix))
+    return str(CorruptFileError(str(path), str(kept), reason))

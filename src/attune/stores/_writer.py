@@ -1,0 +1,255 @@
+"""The one thread that writes to the SQLite file.
+
+Records go into a bounded queue; the thread commits what is there, at most ``LINGER_SECONDS`` after
+it arrived, in one transaction. Jobs (functions that need an answer) stand in the same queue, so
+each sees everything appended before it. When the disk fails, the records stay and are tried again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+import threading
+from collections import deque
+from concurrent.futures import Future
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from attune.errors import StoreError
+from attune.models.state import Fact
+from attune.models.telemetry import DecisionRecord, LLMCallRecord
+from attune.stores._batch import CellNumbers, write_records
+from attune.stores._rollups import register_functions
+from attune.stores._schema import store_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+Record: TypeAlias = LLMCallRecord | DecisionRecord | Fact
+
+LINGER_SECONDS = 0.05
+"""How long a record waits for others to share its commit; with the commit itself it stays under
+100 ms."""
+
+MAX_QUEUED = 50_000
+_MAX_BATCH = 16_384
+_RETRY_SECONDS = 1.0
+_CLOSE_SECONDS = 5.0
+
+_REFUSED = (
+    AttributeError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    sqlite3.DataError,
+    sqlite3.IntegrityError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+)
+"""What a value that SQLite cannot hold raises (not a number, beyond 64 bits, half a character):
+trying again cannot help, and one such record must not hold up the others."""
+
+
+class _Job(NamedTuple):
+    """Something to do after everything queued before; nothing at all for a flush."""
+
+    work: Callable[[sqlite3.Connection], Any] | None
+    done: Future[Any]
+
+
+class Writer:
+    """Owns the connection that writes; thread-safe.
+
+    ``last_error`` is why the disk refuses to take records now, or ``None``. ``rejected`` counts the
+    records that no table can hold; each is logged.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        register_functions(connection)
+        self.last_error: StoreError | None = None
+        self.rejected = 0
+        self._path = path
+        self._connection = connection
+        self._cells = CellNumbers()
+        self._queue: deque[Record | _Job] = deque()
+        self._jobs = 0
+        self._retrying: list[Record] = []
+        self._closing_until: float | None = None
+        # Re-entrant, because the garbage collector may call ``close`` in this very thread.
+        lock = threading.RLock()
+        self._lost = 0
+        self._work = threading.Condition(lock)
+        self._room = threading.Condition(lock)
+        self._thread = threading.Thread(target=self._run, name="attune-ledger", daemon=True)
+        self._thread.start()
+
+    # -- any thread ------------------------------------------------------------------------------
+
+    def put(self, record: Record) -> None:
+        """Queue a record; waits for room while the disk works. Raises ``StoreError`` if it does not."""
+        with self._work:
+            while len(self._queue) >= MAX_QUEUED and self._closing_until is None:
+                if self.last_error is not None:
+                    raise StoreError(f"{MAX_QUEUED} records wait already; {self.last_error}")
+                self._room.wait(_RETRY_SECONDS)
+            self._check_open()
+            self._queue.append(record)
+            if len(self._queue) in {1, _MAX_BATCH}:
+                self._work.notify()
+
+    def submit(self, work: Callable[[sqlite3.Connection], Any] | None) -> Future[Any]:
+        """Queue a job; its future ends when the transaction that did it is committed."""
+        job = _Job(work, Future())
+        with self._work:
+            self._check_open()
+            self._queue.append(job)
+            self._jobs += 1
+            self._work.notify()
+        return job.done
+
+    def close(self) -> None:
+        """Write what is queued, then end the thread; again: nothing. Raises ``StoreError`` on loss."""
+        with self._work:
+            if self._closing_until is None:
+                self._closing_until = monotonic() + _CLOSE_SECONDS
+            self._work.notify()
+            self._room.notify_all()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+            if self._lost:
+                lost, self._lost = self._lost, 0
+                raise StoreError(f"{lost} records could not be written: {self.last_error}")
+
+    def _check_open(self) -> None:
+        if self._closing_until is not None:
+            raise StoreError(f"the ledger {self._path} is closed; open it again")
+
+    # -- the thread ------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while items := self._take():
+                self._attempt(items)
+        finally:
+            self._end()
+
+    def _take(self) -> list[Record | _Job]:
+        """The next items, those to try again first; nothing when it is time to end."""
+        with self._work:
+            while not (self._queue or self._retrying or self._closing_until):
+                self._work.wait()
+            self._linger()
+            if self._retrying and self._closing_until and monotonic() > self._closing_until:
+                return []
+            items: list[Record | _Job] = [*self._retrying]
+            self._retrying = []
+            for _ in range(min(len(self._queue), max(1, _MAX_BATCH - len(items)))):
+                item = self._queue.popleft()
+                if not isinstance(item, _Job):
+                    items.append(item)
+                    continue
+                self._jobs -= 1
+                if item.done.set_running_or_notify_cancel():
+                    items.append(item)
+            self._room.notify_all()
+            return items
+
+    def _linger(self) -> None:
+        """Wait for company, or for the disk to recover; a job does not wait."""
+        until = monotonic() + (_RETRY_SECONDS if self._retrying else LINGER_SECONDS)
+        while not self._jobs and (
+            self._retrying or (self._closing_until is None and len(self._queue) < _MAX_BATCH)
+        ):
+            left = until - monotonic()
+            if left <= 0 or not self._work.wait(left):
+                return
+
+    def _attempt(self, items: Sequence[Record | _Job]) -> None:
+        """Do the items in one transaction; if a value is refused, each in one of its own."""
+        try:
+            answers = self._commit(items)
+        except _REFUSED as error:
+            if len(items) == 1:
+                self._reject(items[0], error)
+                return
+        except sqlite3.Error as error:
+            self._hold(items, store_error(self._path, error))
+            return
+        else:
+            self.last_error = None
+            for done, answer in answers:
+                done.set_result(answer)
+            return
+        for item in items:
+            self._attempt([item])
+
+    def _commit(self, items: Sequence[Record | _Job]) -> list[tuple[Future[Any], Any]]:
+        if all(isinstance(item, _Job) and item.work is None for item in items):
+            return [(item.done, None) for item in items if isinstance(item, _Job)]
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            answers = self._perform(items)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            self._cells.forget()
+            if self._connection.in_transaction:
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
+            raise
+        return answers
+
+    def _perform(self, items: Sequence[Record | _Job]) -> list[tuple[Future[Any], Any]]:
+        answers: list[tuple[Future[Any], Any]] = []
+        records: list[Record] = []
+        for item in items:
+            if not isinstance(item, _Job):
+                records.append(item)
+            elif item.work is None:
+                answers.append((item.done, None))
+            else:
+                write_records(self._connection, self._cells, records)
+                records = []
+                answers.append((item.done, item.work(self._connection)))
+        write_records(self._connection, self._cells, records)
+        return answers
+
+    def _reject(self, item: Record | _Job, error: Exception) -> None:
+        reason = StoreError(f"a value cannot be stored: {error}")
+        if isinstance(item, _Job):
+            item.done.set_exception(reason)
+        else:
+            self.rejected += 1
+            _log(f"{type(item).__name__} {str(item[0])[:80]!r} was not stored: {error}")
+
+    def _hold(self, items: Sequence[Record | _Job], error: StoreError) -> None:
+        """Keep the records for another try; whoever waits for an answer gets the error now."""
+        if self.last_error is None:
+            _log(f"{error} (records are kept in memory and tried again)")
+        self.last_error = error
+        with self._work:
+            waiting = [item for item in (*items, *self._queue) if isinstance(item, _Job)]
+            self._retrying += [item for item in items if not isinstance(item, _Job)]
+            self._queue = deque(item for item in self._queue if not isinstance(item, _Job))
+            self._jobs = 0
+            self._room.notify_all()
+        for job in waiting:
+            if job.done.running() or job.done.set_running_or_notify_cancel():
+                job.done.set_exception(StoreError(str(error)))
+
+    def _end(self) -> None:
+        """Close the file; its WAL is emptied into it."""
+        with self._work:
+            self._closing_until = self._closing_until or monotonic()
+            self._lost = len(self._retrying) + len(self._queue)
+            self._room.notify_all()
+        if self._lost:
+            _log(f"{self._lost} records could not be written: {self.last_error}")
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._connection.close()
+
+
+def _log(line: str) -> None:
+    logging.getLogger("attune.stores").error(line)

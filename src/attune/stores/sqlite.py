@@ -1,0 +1,265 @@
+"""The embedded store: ledger, roll-ups, facts and leases in one SQLite file.
+
+Any number of processes may share the file. One thread of each writes to it; every read opens a
+connection of its own and sees what is committed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+import weakref
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from attune.errors import InvalidRequestError, StoreError
+from attune.models.performance import BUCKET_SECONDS
+from attune.models.state import LedgerTotals, RollupRow
+from attune.stores._codec import SELECT_ATTEMPTS, SELECT_DECISIONS, attempt_from_row, decision_from_row
+from attune.stores._facts import read_facts
+from attune.stores._leases import Lease, reserve, settle, used
+from attune.stores._schema import Durability, check_readable, open_reader, open_writer, store_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
+
+    from attune.models.state import Fact, OutcomeTarget
+    from attune.models.telemetry import DecisionRecord, LLMCallRecord, Outcome
+    from attune.stores._writer import Writer
+
+__all__ = ["RETENTION_SECONDS", "SqliteReader", "SqliteStore"]
+
+RETENTION_SECONDS = 90 * 86_400.0
+"""How long decisions, attempts and outcomes are kept, and leases after they expired."""
+
+_LARGEST = 2**63 - 1
+
+_SELECT_TOTALS = (
+    "SELECT coalesce(sum(calls), 0), coalesce(sum(attempts), 0), coalesce(sum(failed_attempts), 0),"
+    "coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0), coalesce(sum(cost_nanos), 0),"
+    "coalesce(sum(unknown_cost_attempts), 0) FROM totals WHERE bucket >= ?"
+)
+
+_SELECT_ROLLUPS = (
+    "SELECT bucket, workflow, stage, task_type, provider, model_id, tier, calls, successes,"
+    "latency_ms_sum, cost_nanos_sum, cost_count, input_tokens_sum, output_tokens_sum, usage_count,"
+    "latency_bins, recent, recent_count "
+    "FROM rollups JOIN cells ON cells.id = cell WHERE bucket >= ? ORDER BY bucket"
+)
+
+T = TypeVar("T")
+
+
+class SqliteReader:
+    """What is committed to a file, for surfaces and start-up. Every read raises ``StoreError``."""
+
+    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+        self.path = path
+        self._clock = clock
+
+    def attempts(self, call_id: str) -> list[LLMCallRecord]:
+        """The attempts of one call, in order."""
+        return self._attempts("WHERE call_id = ? ORDER BY position, number", call_id)
+
+    def recent_attempts(self, limit: int) -> list[LLMCallRecord]:
+        """The newest attempts first, by their arrival."""
+        return self._attempts("ORDER BY number DESC LIMIT ?", max(0, limit))
+
+    def decision(self, call_id: str) -> DecisionRecord | None:
+        """The decision of one call; the first, if the call was decided again."""
+        row = self._row(SELECT_DECISIONS + "WHERE call_id = ? ORDER BY number LIMIT 1", call_id)
+        return None if row is None else decision_from_row(row)
+
+    def totals(self, since: float = 0.0) -> LedgerTotals:
+        """Sums since the start of the bucket that holds ``since`` (UTC epoch seconds)."""
+        row = self._row(_SELECT_TOTALS, int(since // BUCKET_SECONDS))
+        return LedgerTotals._make(row or ())
+
+    def rollups(self, since_bucket: int) -> Iterator[RollupRow]:
+        """All rows of ``bucket >= since_bucket``, oldest bucket first, read as they are asked for."""
+        with self._reading() as connection:
+            yield from map(RollupRow._make, connection.execute(_SELECT_ROLLUPS, (since_bucket,)))
+
+    def facts(self) -> list[Fact]:
+        """All facts that still hold now, and those cleared within the last hour."""
+        with self._reading() as connection:
+            return read_facts(connection, self._clock())
+
+    def used(self, resource: str, window_start: float) -> int:
+        """Spent plus reserved since ``window_start``."""
+        with self._reading() as connection:
+            return used(connection, resource, window_start)
+
+    def _attempts(self, clause: str, value: Any) -> list[LLMCallRecord]:
+        with self._reading() as connection:
+            rows = connection.execute(SELECT_ATTEMPTS + clause, (value,))
+            return [attempt_from_row(row) for row in rows]
+
+    def _row(self, statement: str, value: Any) -> tuple[Any, ...] | None:
+        with self._reading() as connection:
+            row: tuple[Any, ...] | None = connection.execute(statement, (value,)).fetchone()
+            return row
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with contextlib.closing(open_reader(self.path)) as connection:
+                yield connection
+        except sqlite3.Error as error:
+            raise store_error(self.path, error) from error
+
+
+class SqliteStore(SqliteReader):
+    """The whole store of one process: ``LedgerStore``, ``RollupStore``, ``FactStore``, ``LeaseStore``.
+
+    Made by ``open``. Thread-safe. ``notices`` are lines that a surface should show (a corrupt file
+    that was kept aside). What is queued when the program ends is written then, also without
+    ``close``.
+    """
+
+    def __init__(
+        self, path: Path, clock: Callable[[], float], writer: Writer, notices: tuple[str, ...]
+    ) -> None:
+        super().__init__(path, clock)
+        self.notices = notices
+        self._writer = writer
+        self._at_exit = weakref.finalize(self, _close_quietly, writer)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        durability: Durability = "batch",
+        clock: Callable[[], float] = time.time,
+    ) -> SqliteStore:
+        """Open the file and make it, with its folder, if it is missing; both are private to the user.
+
+        With ``durability`` "call" every commit is synced to the disk before ``flush`` returns; with
+        "batch" it survives a crash of the process, not of the machine. ``clock`` gives UTC epoch
+        seconds. Records older than ``RETENTION_SECONDS`` are then deleted in the background.
+        Raises ``StoreError``.
+        """
+        from attune.stores._writer import Writer
+
+        file = Path(path)
+        connection, notices = open_writer(file, durability, clock)
+        writer = Writer(connection, file)
+        store = cls(file, clock, writer, notices)
+        _prune_in_background(writer, clock() - RETENTION_SECONDS)
+        return store
+
+    @staticmethod
+    def open_readonly(
+        path: str | os.PathLike[str], *, clock: Callable[[], float] = time.time
+    ) -> SqliteReader:
+        """The file as another process writes it, or wrote it; nothing is made. Raises ``StoreError``."""
+        file = Path(path)
+        check_readable(file)
+        return SqliteReader(file, clock)
+
+    @property
+    def last_error(self) -> StoreError | None:
+        """Why the disk refuses records now; they are kept and tried again. ``None`` if it does not."""
+        return self._writer.last_error
+
+    @property
+    def rejected(self) -> int:
+        """How many records held a value that cannot be stored (each was logged)."""
+        return self._writer.rejected
+
+    def append_decision(self, record: DecisionRecord) -> None:
+        """Take a decision; it is committed within 100 ms, or by ``flush``.
+
+        Waits when 50,000 records are queued; raises ``StoreError`` then if the disk fails.
+        """
+        self._writer.put(record)
+
+    def append_attempt(self, record: LLMCallRecord) -> None:
+        """Take an attempt, like ``append_decision``; roll-ups are updated in the same transaction."""
+        self._writer.put(record)
+
+    def put_fact(self, fact: Fact) -> None:
+        """Take a fact, like ``append_decision``."""
+        self._writer.put(fact)
+
+    def record_outcome(self, outcome: Outcome) -> OutcomeTarget | None:
+        """Store an outcome at once and correct the roll-ups; ``None`` for an unknown call.
+
+        Sees everything appended before. An outcome of a call that had one replaces it.
+        """
+        from attune.stores._rollups import apply_outcome
+
+        return self._do(partial(apply_outcome, outcome=outcome))
+
+    def reserve(
+        self, resource: str, amount: int, *, limit: int, window_start: float, ttl_s: float, now: float
+    ) -> str | None:
+        """Reserve ``amount`` if spent + reserved since ``window_start`` stays within ``limit``.
+
+        Atomic over all processes. Returns the lease's id, or ``None`` when the limit would be passed.
+        """
+        _check_amount(amount)
+        lease = Lease(os.urandom(16).hex(), resource, now, now + ttl_s, amount)
+        granted = self._do(partial(reserve, lease=lease, limit=limit, window_start=window_start))
+        return lease.id if granted else None
+
+    def settle(self, lease_id: str, amount: int) -> None:
+        """Replace a reservation with what was really used, also after it expired; twice: nothing."""
+        _check_amount(amount)
+        self._do(partial(settle, lease_id=lease_id, amount=amount))
+
+    def prune(self, before: float) -> None:
+        """Delete decisions, attempts and outcomes of before a time (UTC epoch seconds); keep roll-ups."""
+        from attune.stores._retention import prune_step
+
+        while self._do(partial(prune_step, before=before)):
+            pass
+
+    async def flush(self) -> None:
+        """Return when everything appended before is committed. Raises ``StoreError``."""
+        import asyncio
+
+        await asyncio.wrap_future(self._writer.submit(None))
+
+    def flush_sync(self, timeout: float | None = None) -> None:
+        """``flush`` for a thread; raises ``StoreError`` also after ``timeout`` seconds."""
+        try:
+            self._writer.submit(None).result(timeout)
+        except TimeoutError:
+            raise StoreError(f"the ledger {self.path} was not written within {timeout:g} s") from None
+
+    def close(self) -> None:
+        """Write what is queued and close the file; again: nothing. Raises ``StoreError`` on loss."""
+        self._at_exit.detach()
+        self._writer.close()
+
+    def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        answer: T = self._writer.submit(work).result()
+        return answer
+
+
+def _check_amount(amount: int) -> None:
+    if not 0 <= amount <= _LARGEST:
+        raise InvalidRequestError(f"an amount lies between 0 and 2^63 - 1, not {amount!r}")
+
+
+def _prune_in_background(writer: Writer, before: float) -> None:
+    """Prune step by step, each behind what has been queued meanwhile; ends when the store closes."""
+    from attune.stores._retention import prune_step
+
+    def again(done: Future[bool]) -> None:
+        if not done.exception() and done.result():
+            _prune_in_background(writer, before)
+
+    with contextlib.suppress(StoreError):  # closed meanwhile
+        writer.submit(partial(prune_step, before=before)).add_done_callback(again)
+
+
+def _close_quietly(writer: Writer) -> None:
+    with contextlib.suppress(StoreError):  # the writer has logged it
+        writer.close()

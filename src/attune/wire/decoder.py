@@ -1,0 +1,117 @@
+"""From the bytes of an answer to ``StreamEvent``s, streamed or in one body."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from attune.models.executor import (
+    EventKind,
+    Meta,
+    Payload,
+    StreamEvent,
+    Terminal,
+    TextDelta,
+    ThinkingDelta,
+    ToolCallDelta,
+)
+from attune.models.telemetry import TokenUsage
+from attune.wire.errors import MALFORMED
+from attune.wire.sse import SSEEvent, SSEParser
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from attune.wire.errors import ErrorMapper
+
+__all__ = ["MAX_BODY_BYTES", "BodyDecoder", "Decoder", "StreamDecoder", "events_of"]
+
+MAX_BODY_BYTES = 64 * 1024 * 1024
+"""The largest answer accepted in one body."""
+
+_KINDS: dict[type, EventKind] = {
+    Meta: EventKind.META,
+    TextDelta: EventKind.CONTENT,
+    ThinkingDelta: EventKind.CONTENT,
+    ToolCallDelta: EventKind.CONTENT,
+    TokenUsage: EventKind.USAGE,
+    Terminal: EventKind.TERMINAL,
+    type(None): EventKind.PING,
+}
+
+
+class Decoder(Protocol):
+    """Takes an answer's bytes in pieces of any size. Both methods raise ``ProviderError``."""
+
+    def feed(self, chunk: bytes) -> Iterator[StreamEvent]:
+        """Yield the events that ``chunk`` completes; exhaust it before the next call."""
+
+    def finish(self) -> Iterator[StreamEvent]:
+        """Yield what the end of the input completes."""
+
+
+def events_of(payloads: Sequence[Payload], raw: bytes) -> Iterator[StreamEvent]:
+    """One event for each payload; the first carries ``raw``. No payload at all makes a ping."""
+    for payload in payloads or (None,):
+        yield StreamEvent(_KINDS[type(payload)], raw, payload)
+        raw = b""
+
+
+class StreamDecoder:
+    """A stream of server-sent events; a subclass says what one means.
+
+    Every block of the stream is one or more events, of which the first has the block's bytes: a
+    block that carries no part of the answer is a ``ping``. What follows the terminal is ignored.
+    """
+
+    protocol = ""
+
+    def __init__(self, errors: ErrorMapper) -> None:
+        self._errors = errors
+        self._parser = SSEParser()
+        self._over = False
+
+    def feed(self, chunk: bytes) -> Iterator[StreamEvent]:
+        """See ``Decoder``."""
+        for block in self._parser.feed(chunk):
+            if self._over:
+                return
+            for event in events_of(self._payloads(block), block.raw):
+                self._over = event.kind is EventKind.TERMINAL
+                yield event
+
+    def finish(self) -> Iterator[StreamEvent]:
+        """An event that the end of the input cuts off is no event, so nothing is left to yield."""
+        return iter(())
+
+    def _payloads(self, block: SSEEvent) -> Sequence[Payload]:
+        if block.event == "error":
+            raise self._errors.from_event(block.data)
+        try:
+            return self._read(block) if block.data else ()
+        except MALFORMED as error:
+            raise self._errors.broken(f"an event is not {self.protocol}: {error}") from error
+
+    def _read(self, block: SSEEvent) -> Sequence[Payload]:
+        raise NotImplementedError
+
+
+class BodyDecoder:
+    """An answer in one body, decoded at its end by ``decode``."""
+
+    def __init__(
+        self, decode: Callable[[bytes, ErrorMapper], list[StreamEvent]], errors: ErrorMapper
+    ) -> None:
+        self._decode = decode
+        self._errors = errors
+        self._body = bytearray()
+
+    def feed(self, chunk: bytes) -> Iterator[StreamEvent]:
+        """Keep ``chunk``; a body above ``MAX_BODY_BYTES`` is refused."""
+        self._body += chunk
+        if len(self._body) > MAX_BODY_BYTES:
+            raise self._errors.broken(f"the answer is above {MAX_BODY_BYTES} bytes")
+        return iter(())
+
+    def finish(self) -> Iterator[StreamEvent]:
+        """Yield the events of the whole body."""
+        return iter(self._decode(bytes(self._body), self._errors))

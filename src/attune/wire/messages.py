@@ -1,0 +1,368 @@
+"""Anthropic's Messages."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from attune.errors import CallerError
+from attune.models.executor import (
+    Meta,
+    Payload,
+    StreamEvent,
+    Terminal,
+    TextDelta,
+    ThinkingDelta,
+    ToolCallDelta,
+)
+from attune.models.request import ImagePart, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
+from attune.models.telemetry import TokenUsage
+from attune.wire.decoder import StreamDecoder, events_of
+from attune.wire.encoder import effort, to_json
+from attune.wire.errors import MALFORMED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from attune.models.registry import ModelInfo
+    from attune.models.request import LLMRequest, Message, Part
+    from attune.wire.errors import ErrorMapper
+    from attune.wire.sse import SSEEvent
+
+__all__ = ["MessagesDecoder", "decode_body", "encode"]
+
+_STOP_REASONS = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "tool_use": "tool_calls",
+    "refusal": "refusal",
+    "model_context_window_exceeded": "context_window",
+}
+_CLAUDE = re.compile(r"claude-[a-z]+-(\d+)(?:-(\d{1,2})(?!\d))?")
+_ADAPTIVE_FROM = (4, 6)  # thinking by effort; budgets are deprecated, then rejected
+_NO_SAMPLING_FROM = (4, 7)  # a temperature is rejected
+_NO_FORCED_TOOLS_FROM = (5, 1)  # tool_choice "any" and "tool" are rejected
+_FALLBACK_MAX_TOKENS = 4096
+
+
+def encode(request: LLMRequest, model: ModelInfo, *, provider: str, errors: ErrorMapper) -> bytes:
+    """The body of ``POST /v1/messages``, made so that ``model`` accepts it.
+
+    Newer Claude models reject settings that older ones need: for them a thinking budget becomes
+    an effort, the temperature is left out, and a forced tool call becomes an instruction. JSON
+    without a schema is an instruction for every model. Thinking of earlier turns is sent back
+    only to the ``provider`` that signed it. ``extra`` is added but replaces nothing of ours.
+    Raises ``CallerError`` for tool call arguments that are no JSON object, and for what JSON
+    cannot say.
+    """
+    version = _claude_version(model.id)
+    limit = model.max_output_tokens or _FALLBACK_MAX_TOKENS
+    body: dict[str, Any] = {
+        **request.extra,
+        "model": model.id,
+        "max_tokens": min(request.max_output_tokens or limit, limit),
+        "messages": _messages(request, provider, errors),
+    }
+    if system := "\n\n".join(filter(None, (request.system, *_instructions(request, version)))):
+        body["system"] = system
+    if request.temperature is not None and version < _NO_SAMPLING_FROM:
+        body["temperature"] = request.temperature
+    if request.stop:
+        body["stop_sequences"] = list(request.stop)
+    if request.tools:
+        body |= _tools(request, version)
+    if config := _output_config(request, version):
+        given = request.extra.get("output_config")
+        body["output_config"] = given | config if isinstance(given, dict) else config
+    if request.thinking_tokens and version < _ADAPTIVE_FROM:
+        budget = min(request.thinking_tokens, body["max_tokens"] - 1)
+        body["thinking"] = {"type": "enabled", "budget_tokens": budget}
+    body["stream"] = request.stream
+    return to_json(body, errors)
+
+
+def _claude_version(model_id: str) -> tuple[int, int]:
+    """(major, minor) of a Claude model; (0, 0) for the others that speak this protocol."""
+    match = _CLAUDE.search(model_id)
+    return (int(match[1]), int(match[2] or 0)) if match else (0, 0)
+
+
+def _instructions(request: LLMRequest, version: tuple[int, int]) -> Iterator[str]:
+    if request.output_format is not None and request.output_format.schema is None:
+        yield "Answer with a single JSON object and nothing else."
+    if request.tools and version >= _NO_FORCED_TOOLS_FROM:
+        match request.tool_choice:
+            case None | "auto" | "none":
+                pass
+            case "required":
+                yield "Answer by calling one of the tools."
+            case name:
+                yield f"Answer by calling the tool {name}."
+
+
+def _output_config(request: LLMRequest, version: tuple[int, int]) -> dict[str, Any]:
+    config: dict[str, Any] = {}
+    if request.thinking_tokens is not None and version >= _ADAPTIVE_FROM:
+        config["effort"] = effort(request.thinking_tokens)
+    if request.output_format is not None and request.output_format.schema is not None:
+        config["format"] = {"type": "json_schema", "schema": request.output_format.schema}
+    return config
+
+
+def _tools(request: LLMRequest, version: tuple[int, int]) -> dict[str, Any]:
+    tools = []
+    for tool in request.tools:
+        encoded: dict[str, Any] = {"name": tool.name}
+        if tool.description:
+            encoded["description"] = tool.description
+        encoded["input_schema"] = tool.parameters or {"type": "object", "properties": {}}
+        tools.append(encoded)
+    choice = request.tool_choice
+    if choice is None:
+        return {"tools": tools}
+    if choice in {"auto", "none"} or version >= _NO_FORCED_TOOLS_FROM:
+        return {"tools": tools, "tool_choice": {"type": "none" if choice == "none" else "auto"}}
+    if choice == "required":
+        return {"tools": tools, "tool_choice": {"type": "any"}}
+    return {"tools": tools, "tool_choice": {"type": "tool", "name": choice}}
+
+
+def _messages(request: LLMRequest, provider: str, errors: ErrorMapper) -> list[dict[str, Any]]:
+    encoded = [(m.role, _blocks(m, provider, errors)) for m in request.messages]
+    return [{"role": role, "content": blocks} for role, blocks in encoded if blocks]
+
+
+def _blocks(message: Message, provider: str, errors: ErrorMapper) -> list[dict[str, Any]]:
+    # Tool results must come before anything else in a message.
+    parts = sorted(message.content, key=lambda part: not isinstance(part, ToolResultPart))
+    blocks = (_block(part, provider, errors) for part in parts)
+    return [block for block in blocks if block is not None]
+
+
+def _block(part: Part, provider: str, errors: ErrorMapper) -> dict[str, Any] | None:
+    match part:
+        case TextPart(text):
+            return {"type": "text", "text": text} if text else None  # an empty block is rejected
+        case ImagePart():
+            return {"type": "image", "source": _image_source(part)}
+        case ThinkingPart(text, signature, made_by):
+            if not signature or made_by != provider:
+                return None
+            return {"type": "thinking", "thinking": text, "signature": signature}
+        case ToolCallPart(call_id, name, arguments):
+            return {
+                "type": "tool_use",
+                "id": call_id,
+                "name": name,
+                "input": _object(arguments, name, errors),
+            }
+        case ToolResultPart(call_id, text, is_error):
+            block: dict[str, Any] = {"type": "tool_result", "tool_use_id": call_id, "content": text}
+            return block | ({"is_error": True} if is_error else {})
+
+
+def _image_source(part: ImagePart) -> dict[str, str]:
+    if part.url:
+        return {"type": "url", "url": part.url}
+    return {"type": "base64", "media_type": part.media_type, "data": part.data}
+
+
+def _object(arguments: str, name: str, errors: ErrorMapper) -> msgspec.Raw:
+    text = arguments.strip() or "{}"
+    try:
+        msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    except MALFORMED as error:
+        what = f"the arguments of the call of tool {name!r} are not a JSON object"
+        raise errors.raised(CallerError, what) from error
+    return msgspec.Raw(text.encode())
+
+
+class _CacheCreation(msgspec.Struct, gc=False):
+    ephemeral_1h_input_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_creation: _CacheCreation | None = None
+
+
+class _Block(msgspec.Struct):
+    type: str = ""
+    text: str | None = None
+    thinking: str | None = None
+    signature: str | None = None
+    id: str | None = None
+    name: str | None = None
+    input: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class _Delta(msgspec.Struct, gc=False):
+    type: str = ""
+    text: str = ""
+    thinking: str = ""
+    signature: str = ""
+    partial_json: str = ""
+    stop_reason: str | None = None
+
+
+class _Message(msgspec.Struct):
+    type: str = ""
+    id: str = ""
+    model: str = ""
+    content: list[_Block] | None = None
+    stop_reason: str | None = None
+    usage: _Usage | None = None
+
+
+class _Event(msgspec.Struct):
+    type: str = ""
+    index: int = 0
+    message: _Message | None = None
+    content_block: _Block | None = None
+    delta: _Delta | None = None
+    usage: _Usage | None = None
+
+
+_decode_event = msgspec.json.Decoder(_Event).decode
+_decode_message = msgspec.json.Decoder(_Message).decode
+
+
+class _UsageTotal:
+    """Usage merged over ``message_start`` and each ``message_delta``, whose figures are totals."""
+
+    def __init__(self) -> None:
+        self._last = _Usage()
+
+    def merge(self, usage: _Usage) -> TokenUsage:
+        for field in usage.__struct_fields__:
+            value = getattr(usage, field)
+            if value is not None:
+                setattr(self._last, field, value)
+        return self._total()
+
+    def _total(self) -> TokenUsage:
+        last = self._last
+        read = last.cache_read_input_tokens or 0
+        written = last.cache_creation_input_tokens or 0
+        kept_an_hour = (last.cache_creation or _CacheCreation()).ephemeral_1h_input_tokens or 0
+        return TokenUsage(
+            input_tokens=(last.input_tokens or 0) + read + written,  # theirs leaves cached ones out
+            output_tokens=last.output_tokens or 0,
+            cache_read_tokens=read,
+            cache_write_tokens=written,
+            cache_write_1h_tokens=min(kept_an_hour, written),
+        )
+
+
+class _Content:
+    """What content blocks mean; tool calls are counted from 0, whatever blocks lie between them."""
+
+    def __init__(self) -> None:
+        self._place_of: dict[int, int] = {}
+        self._without_input: set[int] = set()
+
+    def started(self, index: int, block: _Block) -> Payload:
+        match block.type:
+            case "text":
+                return TextDelta(block.text) if block.text else None
+            case "thinking" if block.thinking or block.signature:
+                return ThinkingDelta(block.thinking or "", block.signature or "")
+            case "tool_use":
+                place = self._place_of[index] = len(self._place_of)
+                arguments = bytes(block.input).decode()
+                if arguments == "{}":  # in a stream it follows in pieces, or is empty after all
+                    self._without_input.add(index)
+                    arguments = ""
+                return ToolCallDelta(place, block.id or "", block.name or "", arguments)
+            case _:
+                return None
+
+    def continued(self, index: int, delta: _Delta) -> Payload:
+        match delta.type:
+            case "text_delta" if delta.text:
+                return TextDelta(delta.text)
+            case "thinking_delta" if delta.thinking:
+                return ThinkingDelta(delta.thinking)
+            case "signature_delta":
+                return ThinkingDelta("", delta.signature)
+            case "input_json_delta" if index in self._place_of and delta.partial_json:
+                self._without_input.discard(index)
+                return ToolCallDelta(self._place_of[index], arguments=delta.partial_json)
+            case _:
+                return None
+
+    def stopped(self, index: int) -> Payload:
+        if index not in self._without_input:
+            return None
+        return ToolCallDelta(self._place_of[index], arguments="{}")
+
+
+def _terminal(stop_reason: str) -> Terminal:
+    return Terminal(_STOP_REASONS.get(stop_reason, "other"), stop_reason)
+
+
+class MessagesDecoder(StreamDecoder):
+    """A stream of events, complete with ``message_stop`` and never without it."""
+
+    protocol = "a Messages event"
+
+    def __init__(self, errors: ErrorMapper) -> None:
+        super().__init__(errors)
+        self._content = _Content()
+        self._usage = _UsageTotal()
+        self._stop_reason = ""
+
+    def _read(self, block: SSEEvent) -> Sequence[Payload]:
+        event = _decode_event(block.data)
+        match event.type:
+            case "message_start":
+                return self._started(event.message or _Message())
+            case "content_block_start" if event.content_block is not None:
+                return (self._content.started(event.index, event.content_block),)
+            case "content_block_delta" if event.delta is not None:
+                return (self._content.continued(event.index, event.delta),)
+            case "content_block_stop":
+                return (self._content.stopped(event.index),)
+            case "message_delta":
+                return self._updated(event)
+            case "message_stop":
+                return (_terminal(self._stop_reason),)
+            case "error":
+                raise self._errors.from_event(block.data)
+            case _:
+                return ()
+
+    def _started(self, message: _Message) -> Sequence[Payload]:
+        meta = Meta(message.id, message.model)
+        return (meta,) if message.usage is None else (meta, self._usage.merge(message.usage))
+
+    def _updated(self, event: _Event) -> Sequence[Payload]:
+        if event.delta is not None and event.delta.stop_reason:
+            self._stop_reason = event.delta.stop_reason
+        return () if event.usage is None else (self._usage.merge(event.usage),)
+
+
+def decode_body(body: bytes, errors: ErrorMapper) -> list[StreamEvent]:
+    """The events of a whole message. Raises ``ProviderError`` for an error or an incomplete body."""
+    try:
+        message = _decode_message(body)
+    except MALFORMED as error:
+        raise errors.broken(f"the answer is not Messages JSON: {error}") from error
+    if message.type == "error":
+        raise errors.from_event(body)
+    if message.content is None or message.stop_reason is None:
+        raise errors.broken("the answer has no content or no stop reason")
+    payloads: list[Payload] = [Meta(message.id, message.model)]
+    content = _Content()
+    for index, block in enumerate(message.content):
+        payloads += filter(None, (content.started(index, block), content.stopped(index)))
+    if message.usage is not None:
+        payloads.append(_UsageTotal().merge(message.usage))
+    payloads.append(_terminal(message.stop_reason))
+    return list(events_of(payloads, body))

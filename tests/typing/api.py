@@ -1,0 +1,58 @@
+"""The types that users see. mypy checks this file; it is never run."""
+
+from __future__ import annotations
+
+from typing import assert_type
+
+from attune.errors import AttuneError, NoCandidateError, ProviderError, UnknownNameError
+from attune.models.adaptive_routing import AdaptiveModelRouter, RouteDecision, TierUpgrade
+from attune.models.auth_strategy import AuthMode, AuthStrategy, CostEstimate, SubscriptionTier
+from attune.models.executor import LLMExecutor, LLMResponse
+from attune.models.registry import ModelInfo, ModelRegistry, ModelTier, get_model
+from attune.models.request import ExecutionContext, LLMRequest, RouteRequest
+from attune.models.telemetry import DecisionRecord, LLMCallRecord
+
+# The catalog: a tier may be given by name.
+assert_type(get_model("anthropic", "cheap"), ModelInfo)
+assert_type(ModelRegistry.default().in_tier(ModelTier.PREMIUM), tuple[ModelInfo, ...])
+assert_type(ModelTier.CHEAP.up, ModelTier | None)
+
+# Authentication: a strategy is a frozen value.
+strategy = AuthStrategy(subscription_tier=SubscriptionTier.MAX)
+assert_type(strategy.get_recommended_mode(600), AuthMode)
+assert_type(strategy.estimate_tokens(600), int)
+assert_type(strategy.estimate_cost(600), CostEstimate)
+strategy.prefer_subscription = False  # type: ignore[misc]
+
+# Routing: the short form and the full one.
+router = AdaptiveModelRouter()
+assert_type(router.get_best_model("code-review", "analysis", max_cost=0.01), str)
+decision = router.decide(RouteRequest(workflow="code-review", stage="analysis"))
+assert_type(decision, RouteDecision)
+assert_type(decision.model, ModelInfo)
+assert_type(decision.record(decision_id="d", call_id="c", at=0.0), DecisionRecord)
+should_upgrade, reason = router.recommend_tier_upgrade("code-review", "analysis")
+assert_type(should_upgrade, bool)
+assert_type(reason, str)
+assert_type(router.recommend_tier_upgrade("code-review", "analysis"), TierUpgrade)
+
+
+def learn(record: LLMCallRecord) -> None:
+    assert_type(record.cost_nanos, int | None)
+    router.observe(record)
+
+
+async def call(executor: LLMExecutor) -> str:
+    request = LLMRequest.from_prompt("hello", system="be brief")
+    response = await executor.run(request, ExecutionContext(workflow="chat", max_cost=0.01))
+    assert_type(response, LLMResponse)
+    assert_type(response.cost_usd, float | None)
+    return response.text
+
+
+def explain(error: AttuneError) -> str | None:
+    if isinstance(error, UnknownNameError | NoCandidateError):
+        return assert_type(error.nearest, str | None)
+    if isinstance(error, ProviderError):
+        return error.error_class
+    return None

@@ -65,7 +65,10 @@ __all__ = [
 
 
 class ErrorClass(StrEnum):
-    """How one attempt failed. The value is what the ledger stores."""
+    """How one attempt failed. The value is what the ledger stores.
+
+    ``CANCELLED`` is the caller's own doing, ``INTERNAL`` a defect of attune itself.
+    """
 
     CONNECTION = "connection"
     TRANSIENT = "transient"
@@ -79,6 +82,7 @@ class ErrorClass(StrEnum):
     REFUSAL = "refusal"
     CALLER = "caller"
     CANCELLED = "cancelled"
+    INTERNAL = "internal"
 
 
 class AttuneError(Exception):
@@ -99,7 +103,7 @@ class UnknownNameError(InvalidRequestError):
     def __init__(self, kind: str, name: str, known: Iterable[str], *, where: str = "") -> None:
         import difflib
 
-        names = sorted(set(known))
+        names = sorted({str(each) for each in known})
         close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.4)
         self.kind = kind
         self.name = name
@@ -112,7 +116,8 @@ class UnknownNameError(InvalidRequestError):
         else:
             hint = "there are none"
         place = f" in {where}" if where else ""
-        super().__init__(f"unknown {kind} {name!r}{place}; {hint}")
+        shown_name = name if len(name) <= 100 else name[:100] + "..."
+        super().__init__(f"unknown {kind} {shown_name!r}{place}; {hint}")
 
 
 class ConfigError(AttuneError):

@@ -59,7 +59,10 @@ class Answer:
 
 @dataclass
 class Received:
-    """A request as it arrived; ``disconnected`` is set when its client goes before the end."""
+    """A request as it arrived; ``disconnected`` is set when its client goes before the end.
+
+    ``connection`` is the client's port: equal for requests on one connection.
+    """
 
     protocol: Protocol
     path: str
@@ -132,7 +135,7 @@ class FakeUpstream:
         return self.received[number - 1]
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        text = await request.text()
+        text = await request.content.read()  # request.read() has a limit of 1 MiB
         protocol: Protocol = "messages" if request.path.endswith("/messages") else "chat"
         seen = Received(
             protocol=protocol,
@@ -140,7 +143,7 @@ class FakeUpstream:
             headers=dict(request.headers.items()) | {k.lower(): v for k, v in request.headers.items()},
             body=json.loads(text) if text else None,
             at=time.monotonic(),
-            connection=id(request.transport),
+            connection=request.transport.get_extra_info("peername")[1],
         )
         async with self._arrived:
             self.received.append(seen)

@@ -36,6 +36,9 @@ ENOUGH_SAMPLES = 30
 TOLERATED_FAILURE_RATE = 0.1
 """A tier is left upwards when its failure rate is above this beyond chance."""
 
+ENOUGH_FAILURES_OF = 10
+"""Calls before a tier's failure rate is judged at all: two failures of two are a bad moment."""
+
 UPGRADE_Z = 2.326
 """One-sided 99 %: how sure the failure rate must be above what is tolerated."""
 
@@ -115,8 +118,8 @@ class AdaptiveModelRouter:
         )
         return self.decide(request).model.id
 
-    def decide(self, request: RouteRequest) -> RouteDecision:
-        """Rank the candidates for one call.
+    def decide(self, request: RouteRequest, *, heed_availability: bool = True) -> RouteDecision:
+        """Rank the candidates for one call; ``heed_availability`` false also those that are refused now.
 
         The tier is the request's own, else the task's (``capable`` without one, and for an unknown
         task). It goes one up where its failure rate is high beyond chance, and down to a cheaper
@@ -139,7 +142,10 @@ class AdaptiveModelRouter:
         fitting, dropped = self._fitting(request)
         base = ModelTier.parse(request.tier) if request.tier else TASK_TIER_MAP.get(task, ModelTier.CAPABLE)
         size = (tokens_in, tokens_out, now)
-        scored, unsuitable, results = self._judge(fitting, request, realtime, base, levels, first, size)
+        quiet = self._availability is None or not heed_availability or self._availability.quiet
+        scored, unsuitable, results = self._judge(
+            fitting, request, realtime, quiet, base, levels, first, size
+        )
         if not scored:
             raise _nothing_fits([*unsuitable, *dropped])
         tier, why = self._tier(request, base, task, realtime, results, scored)
@@ -156,6 +162,7 @@ class AdaptiveModelRouter:
         fitting: Sequence[Option],
         request: RouteRequest,
         realtime: bool,
+        quiet: bool,
         base: ModelTier,
         levels: tuple[Level, ...],
         first: int,
@@ -167,7 +174,6 @@ class AdaptiveModelRouter:
         max_latency = request.max_latency_ms
         min_success = request.min_success_rate
         availability = self._availability
-        quiet = availability is None or availability.quiet
         estimate_of = self.stats.estimate
         base_rank = _RANK[base]
         tier_calls = tier_failures = recent_calls = recent_failures = 0.0
@@ -241,9 +247,9 @@ class AdaptiveModelRouter:
         """Whether the stage's calls fail so often that the next tier up should be tried.
 
         The tier in question is the one that most of the stage's calls used within the window. It
-        should be left when the lower 99 % bound of its failure rate is above 10 % and the last 20
-        results say so too. The result unpacks as (should_upgrade, reason) and is truthy exactly
-        when it should.
+        should be left when, of at least 10 calls, the lower 99 % bound of the failure rate is above
+        10 % and the last 20 results say so too. The result unpacks as (should_upgrade, reason) and
+        is truthy exactly when it should.
         """
         first = self.stats.first_bucket(self._clock.time())
         results = self.stats.tiers(self.stats.levels(workflow, stage, "")[0], first)
@@ -338,6 +344,8 @@ def _upgrade(tier: str, results: TierResults) -> TierUpgrade:
     if tier == ModelTier.PREMIUM:
         return TierUpgrade(False, f"{tier} is the highest tier")
     rate = f"{failures:.0f} of {calls:.0f} {tier} calls failed"
+    if calls < ENOUGH_FAILURES_OF:
+        return TierUpgrade(False, f"{rate}, too few to tell")
     if wilson_bounds(failures, calls, UPGRADE_Z)[0] <= TOLERATED_FAILURE_RATE:
         return TierUpgrade(False, f"{rate}, not beyond chance above {TOLERATED_FAILURE_RATE:.0%}")
     if recent_failures <= TOLERATED_FAILURE_RATE * recent_calls:

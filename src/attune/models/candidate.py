@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from attune.errors import ErrorClass
 
 __all__ = ["Availability", "Candidate", "Refusal"]
 
@@ -32,13 +35,14 @@ class Refusal(NamedTuple):
     """Why no permit would be granted now.
 
     ``domain`` is what refuses (a failure domain, a credential ...), ``reason`` a short sentence,
-    ``retry_at`` the monotonic time from which it may be granted, ``breaker`` whether a breaker did it.
+    ``retry_at`` the monotonic time from which it may be granted, ``error_class`` the failure behind
+    it, ``None`` for a breaker.
     """
 
     domain: str
     reason: str
     retry_at: float
-    breaker: bool = False
+    error_class: ErrorClass | None
 
 
 class Availability(Protocol):

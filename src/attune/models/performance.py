@@ -39,6 +39,7 @@ _SAYS_NOTHING_OF_THE_MODEL = frozenset(
         ErrorClass.CANCELLED,
         ErrorClass.CONTEXT,
         ErrorClass.CREDENTIAL,
+        ErrorClass.INTERNAL,
         ErrorClass.MODEL,
         ErrorClass.MONEY,
         ErrorClass.THROTTLED,

@@ -192,11 +192,11 @@ class ExecutionContext:
 
     ``workflow``, ``stage`` and ``task_type`` are the caller's own names; telemetry is kept by
     them. ``tier`` or ``model`` ("model" or "provider/model") fix what would else be decided.
-    ``max_cost`` is USD for one call, predicted, and also the most that all attempts of the call may
-    cost together. ``max_latency_ms`` is a limit on the usual latency of a candidate,
-    ``deadline_s`` the time after which the call is given up. ``min_success_rate`` of ``None``
-    prefers 0.8 but does not refuse to try; a number is required of every candidate.
-    ``session_id`` groups the calls of one conversation.
+    ``max_cost`` is USD for one call, predicted: it selects
+    the candidate. ``budget_usd`` is the most that all attempts of the call may cost together.
+    ``max_latency_ms`` is a limit on the usual latency of a candidate, ``deadline_s`` the time after
+    which the call is given up. ``min_success_rate`` of ``None`` prefers 0.8 but does not refuse to
+    try; a number is required of every candidate. ``session_id`` groups the calls of a conversation.
     """
 
     workflow: str = "default"
@@ -209,14 +209,19 @@ class ExecutionContext:
     min_success_rate: float | None = None
     allow_providers: frozenset[str] | None = None
     local_only: bool = False
+    budget_usd: float | None = None
     deadline_s: float | None = None
     session_id: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("max_cost", "max_latency_ms", "deadline_s"):
+        for name in ("max_latency_ms", "deadline_s"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InvalidRequestError(f"{name} must be above 0, not {value!r}")
+        for name in ("max_cost", "budget_usd"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise InvalidRequestError(f"{name} must not be negative, not {value!r}")
         check_success_rate(self.min_success_rate)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import time
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -65,8 +66,7 @@ class HTTPTransport:
         try:
             response = await self._send(url, headers, body, connect_s)
         except TRANSPORT_ERRORS as error:
-            what = f"no connection within {connect_s:g} s" if isinstance(error, TimeoutError) else str(error)
-            raise errors.raised(ConnectionFailedError, f"the connection failed: {what}") from error
+            raise errors.raised(ConnectionFailedError, _reason(error, connect_s)) from error
         if not 200 <= response.status < 300:
             raise await _failure(response, errors)
         if response.headers.get("content-encoding", "identity").lower() != "identity":
@@ -186,6 +186,14 @@ class HTTPStream:
             return await self._response.content.readany()
         except TRANSPORT_ERRORS as error:
             raise self._errors.broken(f"the connection broke during the answer: {error}") from error
+
+
+def _reason(error: Exception, connect_s: float) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no connection within {connect_s:g} s"
+    if isinstance(error, aiohttp.ClientConnectorError) and (error.errno or 0) > 0:
+        return f"cannot reach {error.host}:{error.port}: {os.strerror(error.errno or 0)}"
+    return f"the connection failed: {error}"
 
 
 async def _failure(response: aiohttp.ClientResponse, errors: ErrorMapper) -> ProviderError:

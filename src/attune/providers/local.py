@@ -145,7 +145,11 @@ class LocalProvider:
         except ConfigError as error:
             raise ModelUnavailableError(str(error), provider=self._name, model=model.id) from error
         upstream = await self._connected()
-        return await upstream.open(request, model, budget)
+        try:
+            return await upstream.open(request, model, budget)
+        except ConnectionFailedError:
+            await self._model.stop()  # it is gone, or as good as gone: the next call starts it again
+            raise
 
     async def aclose(self) -> None:
         """End the model's process; idempotent."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from attune.models.performance import BUCKET_SECONDS, RECENT, LatencySketch, counts
+from attune.models.performance import BUCKET_SECONDS, RECENT, LatencySketch, counts, merge_bytes
 from attune.models.state import OutcomeTarget
 from attune.stores._codec import SELECT_ATTEMPTS, attempt_from_row
 from attune.stores._rows import RowInsert
@@ -66,11 +66,7 @@ _ADD_TOTALS = RowInsert(
 
 def register_functions(connection: sqlite3.Connection) -> None:
     """Give the writer's connection the function that the upsert of roll-ups calls."""
-    connection.create_function("merge_bins", 2, _merge_bins, deterministic=True)
-
-
-def _merge_bins(older: bytes, newer: bytes) -> bytes:
-    return LatencySketch.from_bytes(older + newer).to_bytes()
+    connection.create_function("merge_bins", 2, merge_bytes, deterministic=True)
 
 
 class RollupDeltas:

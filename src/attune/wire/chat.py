@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -23,7 +24,7 @@ from attune.wire.encoder import effort, to_json
 from attune.wire.errors import MALFORMED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from attune.models.registry import ModelInfo
     from attune.models.request import LLMRequest, Message
@@ -157,7 +158,7 @@ def _is_strict(schema: object) -> bool:
     """Whether every object of a schema closes itself and requires all that it has."""
     if isinstance(schema, list):
         return all(_is_strict(item) for item in schema)
-    if not isinstance(schema, dict):
+    if not isinstance(schema, Mapping):
         return True
     if schema.get("type") == "object" or "properties" in schema:
         closed = schema.get("additionalProperties") is False
@@ -213,7 +214,7 @@ class _Answer(msgspec.Struct):
     model: str | None = None
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
-    error: msgspec.Raw | None = None
+    error: Any = None
 
 
 _decode = msgspec.json.Decoder(_Answer).decode
@@ -300,7 +301,7 @@ class ChatDecoder(StreamDecoder):
         if block.data.strip() == b"[DONE]":
             return (self._reader.terminal(),)
         answer = _decode(block.data)
-        if answer.error is not None and bytes(answer.error) != b"null":
+        if answer.error is not None:
             raise self._errors.from_event(block.data)
         return list(self._reader.payloads(answer))
 
@@ -311,7 +312,7 @@ def decode_body(body: bytes, errors: ErrorMapper) -> list[StreamEvent]:
         answer = _decode(body)
     except MALFORMED as error:
         raise errors.broken(f"the answer is not Chat Completions JSON: {error}") from error
-    if answer.error is not None and bytes(answer.error) != b"null":
+    if answer.error is not None:
         raise errors.from_event(body)
     if not answer.choices or answer.choices[0].message is None:
         raise errors.broken("the answer has no message")

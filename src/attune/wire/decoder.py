@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
 from attune.models.executor import (
@@ -56,7 +57,7 @@ def events_of(payloads: Sequence[Payload], raw: bytes) -> Iterator[StreamEvent]:
         raw = b""
 
 
-class StreamDecoder:
+class StreamDecoder(ABC):
     """A stream of server-sent events; a subclass says what one means.
 
     Every block of the stream is one or more events, of which the first has the block's bytes: a
@@ -91,8 +92,9 @@ class StreamDecoder:
         except MALFORMED as error:
             raise self._errors.broken(f"an event is not {self.protocol}: {error}") from error
 
+    @abstractmethod
     def _read(self, block: SSEEvent) -> Sequence[Payload]:
-        raise NotImplementedError
+        """What one event means; may raise anything in ``MALFORMED``."""
 
 
 class BodyDecoder:

@@ -1,0 +1,189 @@
+"""The reading of everything: flags, file, ``auth.json`` and environment, in that order of precedence."""
+
+from __future__ import annotations
+
+import os
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from attune.config._document import Document
+from attune.config._models import read_registry
+from attune.config._paths import find_paths
+from attune.config._providers import read_providers
+from attune.config.auth_file import load_auth
+from attune.config.settings import BreakerConfig, CallConfig, Config, LedgerConfig, RoutingConfig
+from attune.errors import ConfigError, InvalidRequestError
+from attune.models.auth_strategy import MAX_LINES, AuthStrategy
+from attune.models.registry import ModelRegistry
+from attune.providers.catalogue import KNOWN_PROVIDERS
+from attune.wire.redaction import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from pathlib import Path
+
+    from attune.config._document import Table
+    from attune.config.settings import ProviderConfig
+
+__all__ = ["load"]
+
+_TABLES = ("providers", "models", "tiers", "routing", "breaker", "call", "ledger", "auth")
+
+_DAY_SECONDS = 86_400.0
+_MAX_USD = 1_000_000_000.0
+_MAX_WINDOW_DAYS = 90
+
+
+def load(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    flags: Mapping[str, Any] | None = None,
+) -> Config:
+    """Read the configuration.
+
+    ``path`` names the file instead of ``ATTUNE_CONFIG`` and the usual place; only a file that was
+    named has to exist. ``environ`` holds the variables that are looked at; without ``ATTUNE_HOME``
+    the folders are those of the platform, found in the process's own environment. ``flags`` are fields
+    of ``AuthStrategy`` that the command line gave.
+
+    Raises ``ConfigError`` for a mistake in a file, ``InvalidRequestError`` for one in ``flags``.
+    """
+    paths, named = find_paths(path, environ)
+    root = _root(paths.config_file, named=named)
+    root.check_keys(_TABLES)
+    providers, notices = read_providers(root.table("providers"), environ)
+    names = {*KNOWN_PROVIDERS, *root.table("providers").values, *ModelRegistry.default().providers}
+    registry = read_registry(root, names)
+    saved, auth_notices = load_auth(paths.auth_file)
+    auth, auth_sources = _auth(saved, root.table("auth"), flags or {})
+    return Config(
+        providers=tuple(providers),
+        registry=registry,
+        routing=_routing(root.table("routing"), names),
+        breaker=_breaker(root.table("breaker")),
+        call=_call(root.table("call")),
+        ledger=_ledger(root.table("ledger")),
+        auth=auth,
+        auth_sources=MappingProxyType(auth_sources),
+        paths=paths,
+        notices=(*notices, *_without_models(providers, registry), *auth_notices),
+    )
+
+
+def _root(file: Path, *, named: bool) -> Table:
+    if not named and not os.path.lexists(file):
+        return Document(file, "").root
+    return Document.read(file).root
+
+
+def _without_models(providers: Collection[ProviderConfig], registry: ModelRegistry) -> list[str]:
+    served = set(registry.providers)
+    return [
+        f'{provider.source}: provider {provider.name} has no models; add [[models]] with provider = "'
+        f'{provider.name}"'
+        for provider in providers
+        if provider.name not in served
+    ]
+
+
+def _routing(table: Table, providers: Collection[str]) -> RoutingConfig:
+    table.check_keys(RoutingConfig._fields)
+    defaults = RoutingConfig()
+    workflows = {}
+    for name, workflow in table.table("workflows").named_tables():
+        workflow.check_keys(["allow_providers"])
+        allowed = _allow_providers(workflow, providers)
+        if allowed is None:
+            raise workflow.error(None, "allow_providers is missing")
+        workflows[name] = allowed
+    return RoutingConfig(
+        window_days=table.whole("window_days", defaults.window_days, 1, _MAX_WINDOW_DAYS),
+        allow_providers=_allow_providers(table, providers),
+        workflows=MappingProxyType(workflows),
+        local_only=table.flag("local_only", defaults.local_only),
+        max_usd_per_day=table.number("max_usd_per_day", None, 0, _MAX_USD),
+        max_usd_per_month=table.number("max_usd_per_month", None, 0, _MAX_USD),
+    )
+
+
+def _allow_providers(table: Table, providers: Collection[str]) -> frozenset[str] | None:
+    if "allow_providers" not in table.values:
+        return None
+    allowed = table.texts("allow_providers")
+    for name in allowed:
+        if name not in providers:
+            raise table.unknown("provider", name, providers, "allow_providers")
+    return frozenset(allowed)
+
+
+def _breaker(table: Table) -> BreakerConfig:
+    table.check_keys(BreakerConfig._fields)
+    defaults = BreakerConfig()
+    return BreakerConfig(
+        failure_threshold=table.whole("failure_threshold", defaults.failure_threshold, 1, 1_000_000),
+        recovery_timeout_seconds=_seconds(
+            table, "recovery_timeout_seconds", defaults.recovery_timeout_seconds
+        ),
+        half_open_calls=table.whole("half_open_calls", defaults.half_open_calls, 1, 1000),
+    )
+
+
+def _call(table: Table) -> CallConfig:
+    table.check_keys(CallConfig._fields)
+    defaults = CallConfig()
+    return CallConfig(
+        max_attempts=table.whole("max_attempts", defaults.max_attempts, 1, 100),
+        deadline_seconds=_seconds(table, "deadline_seconds", defaults.deadline_seconds),
+        first_content_seconds=_seconds(table, "first_content_seconds", defaults.first_content_seconds),
+        idle_seconds=_seconds(table, "idle_seconds", defaults.idle_seconds),
+        connect_seconds=_seconds(table, "connect_seconds", defaults.connect_seconds),
+        retries=table.whole("retries", defaults.retries, 0, 100),
+    )
+
+
+def _seconds(table: Table, key: str, default: float) -> float:
+    seconds = table.number(key, default, 0.001, _DAY_SECONDS)
+    assert seconds is not None  # there is a default
+    return float(seconds)
+
+
+def _ledger(table: Table) -> LedgerConfig:
+    table.check_keys(LedgerConfig._fields)
+    defaults = LedgerConfig()
+    durability = table.text("durability", defaults.durability)
+    if durability not in ("batch", "call"):
+        raise table.unknown("durability", durability, ("batch", "call"), "durability")
+    return LedgerConfig(
+        durability=cast("Literal['batch', 'call']", durability),
+        retention_days=table.whole("retention_days", defaults.retention_days, 1, 36_500),
+    )
+
+
+def _auth(
+    saved: AuthStrategy | None, table: Table, flags: Mapping[str, Any]
+) -> tuple[AuthStrategy, dict[str, str]]:
+    """The strategy and where each field is from: flags over ``[auth]`` over ``auth.json`` over defaults."""
+    values = (saved or AuthStrategy()).to_dict()
+    sources = dict.fromkeys(values, "auth.json" if saved else "default")
+    for key, value in table.values.items():
+        sources[key] = where = table.where(key)
+        try:
+            values[key] = _checked(key, value, where)
+        except InvalidRequestError as error:
+            raise ConfigError(one_line(str(error))) from None
+    for key, value in flags.items():
+        sources[key] = "flag"
+        values[key] = _checked(key, value, "the command line")
+    try:
+        return AuthStrategy.from_dict(values, "together"), sources
+    except InvalidRequestError as error:
+        pair = [f"{key}: {sources[key]}" for key in ("small_module_threshold", "large_module_threshold")]
+        message = f"{error} ({', '.join(pair)})"
+        raise (InvalidRequestError if flags else ConfigError)(message) from None
+
+
+def _checked(key: str, value: Any, where: str) -> Any:
+    """One field's value, if it is of its type and range; thresholds are compared when all are known."""
+    wide = {"small_module_threshold": 0, "large_module_threshold": MAX_LINES}
+    return AuthStrategy.from_dict({**wide, key: value}, where).to_dict()[key]

@@ -1,0 +1,118 @@
+"""``[[models]]`` and ``[tiers]``: the user's own models on top of the catalog."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attune.config._document import shown
+from attune.errors import InvalidRequestError, UnknownNameError
+from attune.models.prices import FREE, MAX_USD_PER_MILLION, PriceSchedule
+from attune.models.registry import ABILITIES, ModelInfo, ModelRegistry, ModelTier
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from attune.config._document import Table
+
+__all__ = ["read_registry"]
+
+_PRICES = ("input_price", "output_price", "cache_read_price", "cache_write_price", "cache_write_1h_price")
+_KEYS = (
+    *("id", "provider", "tier", "context_window", "max_output_tokens", "abilities", "local"),
+    *_PRICES,
+)
+_MAX_TOKENS = 1_000_000_000
+_USUAL_OUTPUT_TOKENS = 8192
+"""The limit of an answer where none is given, if the window is not smaller."""
+
+
+def read_registry(root: Table, providers: Collection[str]) -> ModelRegistry:
+    """The catalog with the file's models and tiers; ``providers`` are the names that exist.
+
+    Raises ``ConfigError``.
+    """
+    registry = ModelRegistry.default()
+    catalog = {model.label: model for model in registry.models}
+    own: dict[str, ModelInfo] = {}
+    for table in root.tables("models"):
+        model = _model(table, catalog, providers)
+        if model.label in own:
+            raise table.error("id", f"the model {shown(model.label)} is there twice")
+        own[model.label] = model
+    if own:
+        registry = registry.with_models(own.values())
+    return _with_tiers(registry, root.table("tiers"))
+
+
+def _with_tiers(registry: ModelRegistry, table: Table) -> ModelRegistry:
+    if not table.values:
+        return registry
+    table.check_keys([tier.value for tier in ModelTier])
+    tiers = {ModelTier(name): table.texts(name) for name in table.values}
+    for tier, refs in tiers.items():
+        for ref in refs:
+            try:
+                registry.find(ref)
+            except UnknownNameError:
+                names = [name for model in registry.models for name in (model.label, model.id)]
+                raise table.unknown("model", ref, names, tier.value) from None
+    try:
+        return registry.with_tiers(tiers)
+    except InvalidRequestError as error:
+        raise table.error(None, str(error)) from None
+
+
+def _model(table: Table, catalog: dict[str, ModelInfo], providers: Collection[str]) -> ModelInfo:
+    table.check_keys(_KEYS)
+    model_id, provider = table.text("id"), table.text("provider")
+    if provider not in providers:
+        raise table.unknown("provider", provider, providers, "provider")
+    if not model_id.isprintable():
+        raise table.error("id", "must be one line of printable text")
+    base = catalog.get(f"{provider}/{model_id}")
+    window = table.whole("context_window", base.context_window if base else None, 1, _MAX_TOKENS)
+    usual = base.max_output_tokens if base else _USUAL_OUTPUT_TOKENS
+    local = table.flag("local", default=base.local if base else False)
+    prices = _prices(table)
+    if prices is None:
+        prices = base.prices if base else FREE if local else None
+    return ModelInfo(
+        id=model_id,
+        provider=provider,
+        tier=_tier(table, base),
+        context_window=window,
+        max_output_tokens=table.whole("max_output_tokens", min(usual, window), 1, window),
+        abilities=_abilities(table, base),
+        prices=prices,
+        local=local,
+    )
+
+
+def _tier(table: Table, base: ModelInfo | None) -> ModelTier:
+    name = table.text("tier", base.tier.value if base else None)
+    try:
+        return ModelTier.parse(name)
+    except UnknownNameError:
+        raise table.unknown("tier", name, [tier.value for tier in ModelTier], "tier") from None
+
+
+def _abilities(table: Table, base: ModelInfo | None) -> frozenset[str]:
+    if "abilities" not in table.values:
+        return base.abilities if base else frozenset()
+    if table.values["abilities"] == []:
+        return frozenset()
+    abilities = frozenset(table.texts("abilities"))
+    for ability in sorted(abilities - ABILITIES):
+        raise table.unknown("ability", ability, ABILITIES, "abilities")
+    return abilities
+
+
+def _prices(table: Table) -> PriceSchedule | None:
+    """The user's prices; ``None`` where there are none. Input and output belong together."""
+    given = {key: table.number(key, None, 0, MAX_USD_PER_MILLION) for key in _PRICES if key in table.values}
+    if not given:
+        return None
+    cost_in, cost_out = given.pop("input_price", None), given.pop("output_price", None)
+    if cost_in is None or cost_out is None:
+        raise table.error(None, "prices need both input_price and output_price, in USD per million tokens")
+    return PriceSchedule.flat(cost_in, cost_out, **given)

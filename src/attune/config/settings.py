@@ -1,0 +1,128 @@
+"""What a configuration is, once it has been read: frozen values with their defaults."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from attune.models.auth_strategy import AuthStrategy
+    from attune.models.registry import ModelRegistry
+
+__all__ = [
+    "NO_CREDENTIAL",
+    "BreakerConfig",
+    "CallConfig",
+    "Config",
+    "LedgerConfig",
+    "Paths",
+    "ProviderConfig",
+    "RoutingConfig",
+]
+
+NO_CREDENTIAL = "none"
+"""The name of the credential of a provider that needs no key."""
+
+
+class ProviderConfig(NamedTuple):
+    """One enrolled provider.
+
+    ``kind`` is one of ``attune.providers.KINDS``. ``keys`` maps the name of each credential to a
+    reference, ``env:NAME`` or ``file:PATH``, never to a key; it is empty where none is needed.
+    ``source`` says what enrolled it: "environment OPENAI_API_KEY", "config.toml line 3" ...
+    """
+
+    name: str
+    kind: str
+    base_url: str
+    keys: Mapping[str, str]
+    source: str
+
+    @property
+    def credentials(self) -> tuple[str, ...]:
+        """The names of what can pay, in order of preference; ``none`` without a key."""
+        return tuple(self.keys) or (NO_CREDENTIAL,)
+
+
+class RoutingConfig(NamedTuple):
+    """``[routing]``: the telemetry window in days, which providers may be used, spend limits in USD.
+
+    ``allow_providers`` of ``None`` allows all; ``workflows`` narrows it for the workflows named.
+    ``local_only`` allows only models on the user's own machine.
+    """
+
+    window_days: int = 7
+    allow_providers: frozenset[str] | None = None
+    workflows: Mapping[str, frozenset[str]] = MappingProxyType({})
+    local_only: bool = False
+    max_usd_per_day: float | None = None
+    max_usd_per_month: float | None = None
+
+
+class BreakerConfig(NamedTuple):
+    """``[breaker]``: consecutive failures that open a circuit, seconds until a probe, probes at a time."""
+
+    failure_threshold: int = 5
+    recovery_timeout_seconds: float = 60.0
+    half_open_calls: int = 1
+
+
+class CallConfig(NamedTuple):
+    """``[call]``: the budget of one call.
+
+    ``max_attempts`` is the most attempts in all, ``retries`` those that repeat the same candidate.
+    ``deadline_seconds`` limits the call, ``connect_seconds`` the time until a connection stands,
+    ``first_content_seconds`` that until the first content, ``idle_seconds`` that between events.
+    """
+
+    max_attempts: int = 4
+    deadline_seconds: float = 600.0
+    first_content_seconds: float = 60.0
+    idle_seconds: float = 60.0
+    connect_seconds: float = 10.0
+    retries: int = 1
+
+
+class LedgerConfig(NamedTuple):
+    """``[ledger]``: whether an answer waits for its record ("call") or not, and days it is kept."""
+
+    durability: Literal["batch", "call"] = "batch"
+    retention_days: int = 90
+
+
+class Paths(NamedTuple):
+    """Where things are kept. ``config_file`` need not exist."""
+
+    home: Path
+    config_file: Path
+    auth_file: Path
+    ledger_file: Path
+
+
+class Config(NamedTuple):
+    """Everything that is configured.
+
+    ``providers`` are the enrolled ones, in order of preference. ``registry`` holds every model,
+    also of providers that are not enrolled. ``auth_sources`` says of each field of ``auth`` where
+    its value is from: ``flag``, ``PATH line N``, ``auth.json`` or ``default``. ``notices`` are lines
+    that every surface should show.
+    """
+
+    providers: tuple[ProviderConfig, ...]
+    registry: ModelRegistry
+    routing: RoutingConfig
+    breaker: BreakerConfig
+    call: CallConfig
+    ledger: LedgerConfig
+    auth: AuthStrategy
+    auth_sources: Mapping[str, str]
+    paths: Paths
+    notices: tuple[str, ...] = ()
+
+    @property
+    def enrolled(self) -> Mapping[str, tuple[str, ...]]:
+        """Each enrolled provider with the names of its credentials."""
+        return {provider.name: provider.credentials for provider in self.providers}

@@ -1,0 +1,364 @@
+"""One attempt at one candidate: permits, time limits, and the settling of everything it took.
+
+An ``Attempt`` is the stream of its provider's events. However it ends (terminal event, failure,
+time-out, cancellation, abandonment), it settles exactly once and without awaiting anything: the
+permits of its failure domains, its reservation of the spend cap, and its record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from random import Random
+from typing import TYPE_CHECKING, NamedTuple
+
+from attune.clock import SYSTEM_CLOCK
+from attune.errors import (
+    CircuitOpenError,
+    ContextTooLongError,
+    CredentialError,
+    ErrorClass,
+    InvalidRequestError,
+    ModelUnavailableError,
+    MoneyGoneError,
+    ProviderError,
+    RefusalError,
+    StreamBrokenError,
+    ThrottledError,
+    TransientError,
+    WindowSpentError,
+)
+from attune.models.executor import AttemptSummary, EventKind
+from attune.models.failure_domains import AttemptPermit, FailureDomains
+from attune.models.folding import Fold
+from attune.models.prices import cost_nanos
+from attune.models.tasks import normalize_task
+from attune.models.telemetry import CostStatus, LLMCallRecord, TokenUsage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from attune.clock import Clock
+    from attune.errors import AttuneError
+    from attune.models.candidate import Candidate, Refusal
+    from attune.models.executor import AttemptBudget, Provider, ProviderStream, StreamEvent
+    from attune.models.registry import ModelInfo
+    from attune.models.request import ExecutionContext, LLMRequest
+    from attune.models.spending import Reservation, SpendCap
+
+__all__ = ["Attempt", "AttemptRunner", "AttemptSpec"]
+
+LEASE_MARGIN_S = 30.0
+"""How much longer a permit's lease holds than the attempt may take."""
+
+
+RESERVED_OUTPUT_TOKENS = 4096
+"""The output that the spend cap reserves for when the request sets no limit of its own."""
+
+
+class AttemptSpec(NamedTuple):
+    """What an attempt is part of: the ids, the place in the call, and what the call is for."""
+
+    call_id: str
+    decision_id: str
+    position: int
+    context: ExecutionContext
+
+
+class AttemptRunner:
+    """Makes attempts: the only place that takes permits and settles them.
+
+    ``providers`` answer, one for each (provider, credential). ``record`` is called with the record of
+    every attempt when it has settled. ``spend_cap`` reserves dollars before an attempt and settles them
+    after it. ``rng`` makes the ids.
+    """
+
+    def __init__(
+        self,
+        providers: Iterable[Provider],
+        *,
+        domains: FailureDomains | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        record: Callable[[LLMCallRecord], None] | None = None,
+        spend_cap: SpendCap | None = None,
+        rng: Random | None = None,
+    ) -> None:
+        self.clock = clock
+        self.domains = FailureDomains(clock=clock) if domains is None else domains
+        self._providers = {(each.name, each.credential): each for each in providers}
+        self._record = record
+        self._spend_cap = spend_cap
+        self._rng = Random() if rng is None else rng  # noqa: S311  (ids, not secrets)
+
+    def new_id(self) -> str:
+        """A unique id that sorts by time."""
+        return f"{int(self.clock.time() * 1000):011x}{self._rng.getrandbits(72):018x}"
+
+    def start(
+        self,
+        candidate: Candidate,
+        model: ModelInfo,
+        request: LLMRequest,
+        budget: AttemptBudget,
+        spec: AttemptSpec,
+        *,
+        last_resort: bool = False,
+    ) -> Attempt:
+        """Take the permits for an attempt; iterating over the result makes it.
+
+        Raises ``CircuitOpenError`` when a breaker refuses, the error behind it when the candidate
+        rests or its credential is off, and ``BudgetExhaustedError`` when the spend cap is reached.
+        """
+        provider = self._providers.get((candidate.provider, candidate.credential))
+        if provider is None:
+            raise InvalidRequestError(f"no provider is set up for {candidate}")
+        permit = self.domains.acquire(candidate, budget.total_s + LEASE_MARGIN_S, last_resort=last_resort)
+        if not isinstance(permit, AttemptPermit):
+            raise refused(permit, candidate, self.clock)
+        try:
+            reservation = self._reserve(model, request, budget)
+        except BaseException:
+            permit.release()
+            raise
+        return Attempt(self, provider, candidate, model, request, budget, spec, permit, reservation)
+
+    async def aclose(self) -> None:
+        """Release every provider's connections."""
+        for provider in self._providers.values():
+            await provider.aclose()
+
+    def _reserve(self, model: ModelInfo, request: LLMRequest, budget: AttemptBudget) -> Reservation | None:
+        if self._spend_cap is None or model.prices is None:
+            return None
+        output = request.max_output_tokens or min(model.max_output_tokens, RESERVED_OUTPUT_TOKENS)
+        predicted = TokenUsage(request.estimated_input_tokens(), output)
+        nanos = cost_nanos(predicted, model.prices, self.clock.time())
+        return self._spend_cap.reserve(nanos, ttl_s=budget.total_s + LEASE_MARGIN_S)
+
+    def _settled(self, record: LLMCallRecord) -> None:
+        if self._record is not None:
+            self._record(record)
+
+
+class Attempt:
+    """The events of one attempt; settles itself when it ends, however it ends.
+
+    ``error`` is why it failed, ``record`` what was recorded, once it has ended; ``fold`` what came.
+    """
+
+    def __init__(
+        self,
+        runner: AttemptRunner,
+        provider: Provider,
+        candidate: Candidate,
+        model: ModelInfo,
+        request: LLMRequest,
+        budget: AttemptBudget,
+        spec: AttemptSpec,
+        permit: AttemptPermit,
+        reservation: Reservation | None,
+    ) -> None:
+        self._runner = runner
+        self._provider = provider
+        self._request = request
+        self._budget = budget
+        self._spec = spec
+        self._permit = permit
+        self._reservation = reservation
+        self._stream: ProviderStream | None = None
+        self._started = runner.clock.monotonic()
+        self._started_at = runner.clock.time()
+        self._answered = False
+        self._first_content_ms: float | None = None
+        self.candidate = candidate
+        self.model = model
+        self.fold = Fold(candidate.provider)
+        self.error: ProviderError | None = None
+        self.record: LLMCallRecord | None = None
+
+    def __aiter__(self) -> Attempt:
+        return self
+
+    async def __anext__(self) -> StreamEvent:
+        if self.record is not None:
+            raise StopAsyncIteration
+        try:
+            event = await self._next()
+        except ProviderError as error:
+            await self._end(error)
+            raise
+        except BaseException as reason:
+            await self._end(None, reason)
+            raise
+        self.fold.add(event)
+        if event.kind is EventKind.CONTENT and self._first_content_ms is None:
+            self._first_content_ms = self._elapsed_ms()
+        elif event.kind is EventKind.TERMINAL:
+            await self._end(self._terminal_error())
+        return event
+
+    async def aclose(self) -> None:
+        """End it now: closes the upstream connection, settles as cancelled unless it has ended."""
+        await self._end(None)
+
+    def summary(self) -> AttemptSummary:
+        """This attempt for a response; only after it has ended."""
+        error = self.error
+        return AttemptSummary(
+            *self.candidate,
+            error_class="" if error is None else error.error_class,
+            message="" if error is None else str(error),
+            latency_ms=0.0 if self.record is None else self.record.latency_ms,
+        )
+
+    # -- the stream ------------------------------------------------------------------------------
+
+    async def _next(self) -> StreamEvent:
+        waited_for, limit = self._limit()
+        try:
+            async with asyncio.timeout(limit):
+                if self._stream is None:
+                    self._stream = await self._provider.open(self._request, self.model, self._budget)
+                    self._answered = True
+                return await self._stream.__anext__()
+        except TimeoutError:
+            raise self._late(waited_for, limit) from None
+        except StopAsyncIteration:
+            raise self._failure(StreamBrokenError, "the answer ended before its terminal event") from None
+
+    def _limit(self) -> tuple[str, float]:
+        """What is waited for, and the seconds it may take."""
+        budget = self._budget
+        left = max(0.0, budget.total_s - (self._runner.clock.monotonic() - self._started))
+        if self._first_content_ms is None:
+            spent = self._runner.clock.monotonic() - self._started
+            waited_for, limit = "its first content", max(0.0, budget.first_content_s - spent)
+        else:
+            waited_for, limit = "the next event", budget.idle_s
+        return (waited_for, limit) if limit <= left else ("its end", left)
+
+    def _late(self, waited_for: str, limit: float) -> ProviderError:
+        kind = StreamBrokenError if self.fold.began else TransientError
+        return self._failure(kind, f"{self.candidate} timed out after {limit:.1f} s waiting for {waited_for}")
+
+    def _failure(self, kind: type[ProviderError], message: str) -> ProviderError:
+        return kind(message, provider=self.candidate.provider, model=self.candidate.model_id)
+
+    def _terminal_error(self) -> ProviderError | None:
+        """The failure that a complete answer reports of itself."""
+        terminal = self.fold.terminal
+        if terminal is not None and terminal.stop_reason == "refusal":
+            return self._failure(RefusalError, "the provider declined to answer")
+        if terminal is not None and terminal.stop_reason == "context_window":
+            return self._failure(ContextTooLongError, "the answer ran into the model's context window")
+        return None
+
+    def _elapsed_ms(self) -> float:
+        return (self._runner.clock.monotonic() - self._started) * 1000
+
+    # -- settling --------------------------------------------------------------------------------
+
+    async def _end(self, error: ProviderError | None, reason: BaseException | None = None) -> None:
+        self._settle(error, reason)
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            with suppress(ProviderError):
+                await stream.aclose()
+
+    def _settle(self, error: ProviderError | None, reason: BaseException | None) -> None:
+        """Give back the permits and write the record: once, and without awaiting anything."""
+        if self.record is not None:
+            return
+        complete = self.fold.terminal is not None
+        self.error = error
+        if complete:
+            error_class = "" if error is None else error.error_class.value
+            self._permit.success()
+        elif error is not None:
+            error_class = error.error_class.value
+            self._permit.failure(error)
+        else:
+            bug = isinstance(reason, Exception)
+            error_class = (ErrorClass.INTERNAL if bug else ErrorClass.CANCELLED).value
+            self._permit.release()
+        self.record = self._make_record(error, error_class, complete=complete)
+        if self._reservation is not None:
+            self._reservation.settle(self.record.cost_nanos)
+        self._runner._settled(self.record)
+
+    def _make_record(self, error: ProviderError | None, error_class: str, *, complete: bool) -> LLMCallRecord:
+        spec, context, model = self._spec, self._spec.context, self.model
+        usage, cost, status = self._cost(error, complete=complete)
+        terminal = self.fold.terminal
+        unfinished = "truncated" if self.fold.began else ""
+        return LLMCallRecord(
+            call_id=spec.call_id,
+            attempt_id=f"{spec.call_id}.{spec.position}",
+            decision_id=spec.decision_id,
+            at=self._started_at,
+            workflow=context.workflow,
+            stage=context.stage,
+            task_type=normalize_task(context.task_type or ""),
+            provider=model.provider,
+            model_id=model.id,
+            tier=model.tier.value,
+            credential=self.candidate.credential,
+            success=complete and error is None,
+            latency_ms=self._elapsed_ms(),
+            ttft_ms=self._first_content_ms,
+            usage=usage,
+            cost_nanos=cost,
+            cost_status=status,
+            price_version="" if model.prices is None else model.prices.version,
+            error_class=error_class,
+            error_code=("" if error is None else error.code or str(error.status or "")),
+            stop_reason=unfinished if terminal is None else terminal.stop_reason,
+            position=spec.position,
+            chosen_by_policy=spec.position == 0,
+            session_id=context.session_id,
+        )
+
+    def _cost(
+        self, error: ProviderError | None, *, complete: bool
+    ) -> tuple[TokenUsage | None, int | None, CostStatus]:
+        """Tokens and cost: reported, estimated from what came, nothing, or unknown.
+
+        A request that was answered with an error status, or never reached the provider, is not
+        billed. One that was cut off without a word of its usage is unknown: it may have been.
+        """
+        usage, reported, prices = self.fold.usage, self.fold.usage is not None, self.model.prices
+        if not reported and not self._answered and error is not None and _not_billed(error):
+            return None, 0, CostStatus.EXACT
+        if not complete and reported and usage is not None:
+            output = max(usage.output_tokens, self.fold.estimated_output_tokens())
+            usage, reported = usage._replace(output_tokens=output), False
+        elif usage is None and (complete or self.fold.began):
+            usage = TokenUsage(self._request.estimated_input_tokens(), self.fold.estimated_output_tokens())
+        if usage is None or prices is None:
+            return usage, None, CostStatus.UNKNOWN
+        cost = cost_nanos(usage, prices, self._started_at)
+        return usage, cost, CostStatus.EXACT if reported else CostStatus.ESTIMATED
+
+
+def _not_billed(error: ProviderError) -> bool:
+    return error.status is not None or error.error_class is ErrorClass.CONNECTION
+
+
+def refused(refusal: Refusal, candidate: Candidate, clock: Clock) -> AttuneError:
+    """The exception for a refusal."""
+    retry_after = max(0.0, refusal.retry_at - clock.monotonic())
+    if refusal.error_class is None:
+        return CircuitOpenError(refusal.domain, retry_after=retry_after, retry_at=clock.time() + retry_after)
+    kind = _REFUSALS.get(refusal.error_class, TransientError)
+    return kind(
+        refusal.reason, retry_after=retry_after, provider=candidate.provider, model=candidate.model_id
+    )
+
+
+_REFUSALS: dict[ErrorClass, type[ProviderError]] = {
+    ErrorClass.THROTTLED: ThrottledError,
+    ErrorClass.MODEL: ModelUnavailableError,
+    ErrorClass.CREDENTIAL: CredentialError,
+    ErrorClass.MONEY: MoneyGoneError,
+    ErrorClass.WINDOW_SPENT: WindowSpentError,
+}

@@ -1,0 +1,285 @@
+"""Whom a failure is blamed on, and what may therefore not be tried for a while.
+
+=================== ======================================= =================================
+error class         blamed                                  effect
+=================== ======================================= =================================
+connection          the provider                            its breaker counts a failure
+transient,          the (provider, model)                   its breaker counts a failure
+mid_stream
+throttled           the (provider, model, credential)       cools down, at least as asked
+model               the (provider, model, credential)       off for 10 minutes
+credential, money   the credential                          off, probed again at growing intervals
+window_spent        the credential                          off until the window's reset
+the others          nobody                                  permits are given back unused
+=================== ======================================= =================================
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from attune.clock import SYSTEM_CLOCK
+from attune.errors import ErrorClass
+from attune.models.candidate import Refusal
+from attune.models.circuit_breaker import BreakerSnapshot, CircuitBreaker
+from attune.models.credentials import CredentialHealth
+from attune.models.state import Fact, FactKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from attune.clock import Clock
+    from attune.errors import ProviderError
+    from attune.models.candidate import Candidate
+    from attune.models.circuit_breaker import Permit
+
+__all__ = ["AttemptPermit", "BreakerLimits", "FailureDomains"]
+
+DEFAULT_COOLDOWN_S = 5.0
+"""How long a throttled candidate rests when the provider does not say."""
+
+MODEL_OFF_S = 600.0
+"""How long a model that a credential does not have is not tried with it."""
+
+
+class BreakerLimits(NamedTuple):
+    """The limits of every breaker; see ``CircuitBreaker``."""
+
+    failure_threshold: int = 5
+    recovery_timeout_seconds: float = 60.0
+    half_open_calls: int = 1
+
+
+class _Rest(NamedTuple):
+    """Something is left alone until a monotonic time."""
+
+    until: float
+    reason: str
+    error_class: ErrorClass
+
+
+class AttemptPermit:
+    """The permits of all domains that an attempt needs: settle it exactly once."""
+
+    __slots__ = ("_domains", "_model", "_provider", "candidate", "settled")
+
+    def __init__(
+        self, domains: FailureDomains, candidate: Candidate, provider: Permit, model: Permit
+    ) -> None:
+        self._domains = domains
+        self._provider = provider
+        self._model = model
+        self.candidate = candidate
+        self.settled = False
+
+    def success(self) -> None:
+        """The attempt reached its terminal event."""
+        if not self.settled:
+            self.settled = True
+            self._provider.success()
+            self._model.success()
+            self._domains._worked(self.candidate)
+
+    def failure(self, error: ProviderError) -> None:
+        """The attempt failed: blame the right domain and give the other permits back unused."""
+        if not self.settled:
+            self.settled = True
+            if error.error_class is ErrorClass.CONNECTION:
+                self._provider.failure()
+            elif error.error_class in {ErrorClass.TRANSIENT, ErrorClass.MID_STREAM}:
+                self._model.failure()
+            self._return()
+            self._domains._blame(self.candidate, error)
+
+    def release(self) -> None:
+        """The attempt was not made, was cancelled, or says nothing of anyone."""
+        if not self.settled:
+            self.settled = True
+            self._return()
+
+    def _return(self) -> None:
+        self._provider.release()
+        self._model.release()
+
+
+class FailureDomains:
+    """Every breaker, cooldown and credential health of a process; what the router asks.
+
+    ``limits`` are the breakers'. ``publish`` is called with each ``Fact`` that other processes should
+    know; ``learn`` takes in theirs.
+    """
+
+    def __init__(
+        self,
+        limits: BreakerLimits = BreakerLimits(),  # noqa: B008  (an immutable value)
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        publish: Callable[[Fact], None] | None = None,
+    ) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._publish = publish
+        self._breakers: dict[str, CircuitBreaker] = {}
+        self._tripped: set[str] = set()
+        self._rests: dict[str, _Rest] = {}
+        self._credentials: dict[str, CredentialHealth] = {}
+        self._learning = False
+
+    # -- asking: changes nothing -----------------------------------------------------------------
+
+    @property
+    def quiet(self) -> bool:
+        """True when nothing is tripped, off or cooling down."""
+        return not (self._tripped or self._rests or self._credentials)
+
+    def refusal(self, candidate: Candidate, *, last_resort: bool = False) -> Refusal | None:
+        """Why no permit would be granted now, or ``None``."""
+        now, wall = self._clock.monotonic(), self._clock.time()
+        health = self._credentials.get(_credential_key(candidate))
+        if health is not None and not health.available(wall):
+            what = f"the credential {_credential_key(candidate)} is off: {health.reason}"
+            retry_at = now + health.until - wall
+            return Refusal(_credential_key(candidate), what, retry_at, ErrorClass.CREDENTIAL)
+        rest = self._rests.get(candidate.key)
+        if rest is not None and rest.until > now:
+            return Refusal(candidate.key, rest.reason, rest.until, rest.error_class)
+        for domain in _domain_names(candidate):
+            breaker = self._breakers.get(domain)
+            if breaker is not None and not breaker.would_permit(last_resort=last_resort):
+                retry_at = breaker.retry_at(last_resort=last_resort)
+                reason = f"the circuit of {domain} is {breaker.state.value.replace('_', '-')}"
+                return Refusal(domain, reason, retry_at, None)
+        return None
+
+    def snapshot(self) -> tuple[BreakerSnapshot, ...]:
+        """Every breaker that was ever used, by name."""
+        return tuple(self._breakers[name].snapshot() for name in sorted(self._breakers))
+
+    def resting(self) -> tuple[tuple[str, str, float], ...]:
+        """What is cooling down or off: (name, reason, seconds left)."""
+        now, wall = self._clock.monotonic(), self._clock.time()
+        rests = [(key, rest.reason, rest.until - now) for key, rest in self._rests.items()]
+        health = [(key, each.reason, each.until - wall) for key, each in self._credentials.items()]
+        return tuple(sorted(entry for entry in (*rests, *health) if entry[2] > 0))
+
+    # -- taking ----------------------------------------------------------------------------------
+
+    def acquire(
+        self, candidate: Candidate, lease_seconds: float, *, last_resort: bool = False
+    ) -> AttemptPermit | Refusal:
+        """The permits of all the candidate's domains, or the refusal: all or nothing."""
+        self._forget_past()
+        refusal = self.refusal(candidate, last_resort=last_resort)
+        if refusal is not None:
+            return refusal
+        provider, model = (
+            self._breaker(domain).acquire(lease_seconds, last_resort=last_resort)
+            for domain in _domain_names(candidate)
+        )
+        return AttemptPermit(self, candidate, provider, model)
+
+    # -- what other processes know ---------------------------------------------------------------
+
+    def learn(self, facts: Iterable[Fact]) -> None:
+        """Take in facts of the store: a later deadline always wins; a cleared fact clears."""
+        self._learning = True
+        try:
+            for fact in facts:
+                self._learn(fact)
+        finally:
+            self._learning = False
+
+    def _learn(self, fact: Fact) -> None:
+        wall = self._clock.time()
+        until = self._clock.monotonic() + fact.until - wall
+        if fact.kind is FactKind.BREAKER:
+            if fact.until > wall:
+                self._breaker(fact.key).hold_open(until)
+            elif fact.until == 0 and fact.key in self._breakers:
+                self._breakers[fact.key].close()
+        elif fact.kind is FactKind.CREDENTIAL_OFF:
+            if fact.until > wall:
+                self._credentials.setdefault(fact.key, CredentialHealth()).learn(fact.until, fact.detail)
+            elif fact.until == 0:
+                self._credentials.pop(fact.key, None)
+        elif fact.kind in {FactKind.COOLDOWN, FactKind.MODEL_OFF} and fact.until > wall:
+            error_class = ErrorClass.THROTTLED if fact.kind is FactKind.COOLDOWN else ErrorClass.MODEL
+            self._rest(fact.key, until, fact.detail, error_class)
+
+    # -- settling --------------------------------------------------------------------------------
+
+    def _worked(self, candidate: Candidate) -> None:
+        if self._credentials.pop(_credential_key(candidate), None) is not None:
+            self._tell(FactKind.CREDENTIAL_OFF, _credential_key(candidate), 0.0, "it works again")
+
+    def _blame(self, candidate: Candidate, error: ProviderError) -> None:
+        now, wall = self._clock.monotonic(), self._clock.time()
+        match error.error_class:
+            case ErrorClass.THROTTLED:
+                pause = DEFAULT_COOLDOWN_S if error.retry_after is None else error.retry_after
+                self._rest(candidate.key, now + pause, "it is throttled", ErrorClass.THROTTLED)
+                self._tell(FactKind.COOLDOWN, candidate.key, wall + pause, "it is throttled")
+            case ErrorClass.MODEL:
+                reason = "this credential does not have the model"
+                self._rest(candidate.key, now + MODEL_OFF_S, reason, ErrorClass.MODEL)
+                self._tell(FactKind.MODEL_OFF, candidate.key, wall + MODEL_OFF_S, reason)
+            case ErrorClass.CREDENTIAL | ErrorClass.MONEY | ErrorClass.WINDOW_SPENT:
+                key = _credential_key(candidate)
+                health = self._credentials.setdefault(key, CredentialHealth())
+                reason = _OFF_REASONS[error.error_class]
+                if error.error_class is ErrorClass.WINDOW_SPENT and error.retry_after is not None:
+                    until = health.learn(wall + error.retry_after, reason)
+                else:
+                    until = health.off(wall, reason)
+                self._tell(FactKind.CREDENTIAL_OFF, key, until, reason)
+            case _:
+                pass
+
+    def _rest(self, key: str, until: float, reason: str, error_class: ErrorClass) -> None:
+        before = self._rests.get(key)
+        if before is None or until > before.until:
+            self._rests[key] = _Rest(until, reason, error_class)
+
+    def _forget_past(self) -> None:
+        if self._rests:
+            now = self._clock.monotonic()
+            self._rests = {key: rest for key, rest in self._rests.items() if rest.until > now}
+
+    def _breaker(self, domain: str) -> CircuitBreaker:
+        breaker = self._breakers.get(domain)
+        if breaker is None:
+            breaker = self._breakers[domain] = CircuitBreaker(
+                *self._limits, name=domain, clock=self._clock, on_change=self._changed
+            )
+        return breaker
+
+    def _changed(self, breaker: CircuitBreaker) -> None:
+        now = self._clock.monotonic()
+        retry_at = breaker.retry_at()
+        if retry_at > now:
+            self._tripped.add(breaker.name)
+            reason = f"{self._limits.failure_threshold} failures in a row"
+            self._tell(FactKind.BREAKER, breaker.name, self._clock.time() + retry_at - now, reason)
+        else:
+            self._tripped.discard(breaker.name)
+            self._tell(FactKind.BREAKER, breaker.name, 0.0, "closed")
+
+    def _tell(self, kind: FactKind, key: str, until: float, detail: str) -> None:
+        if self._publish is not None and not self._learning:
+            self._publish(Fact(kind, key, until, self._clock.time(), detail))
+
+
+_OFF_REASONS = {
+    ErrorClass.CREDENTIAL: "it was refused (401 or 403)",
+    ErrorClass.MONEY: "its account has no money left",
+    ErrorClass.WINDOW_SPENT: "its quota window is used up",
+}
+
+
+def _credential_key(candidate: Candidate) -> str:
+    return f"{candidate.provider}#{candidate.credential}"
+
+
+def _domain_names(candidate: Candidate) -> Sequence[str]:
+    """The failure domains with a breaker: the provider, and the (provider, model)."""
+    return candidate.provider, candidate.label

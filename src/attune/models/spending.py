@@ -1,0 +1,73 @@
+"""The spend cap: dollars a day or month, reserved before an attempt and settled after it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+from attune.errors import BudgetExhaustedError
+from attune.models.telemetry import NANOS_PER_USD
+
+if TYPE_CHECKING:
+    from attune.clock import Clock
+    from attune.models.state import LeaseStore
+
+__all__ = ["Reservation", "SpendCap"]
+
+RESOURCE = "spend"
+
+
+class Reservation:
+    """Dollars held for one attempt; a cost that is not known keeps the whole of it."""
+
+    def __init__(self, store: LeaseStore, leases: tuple[str, ...]) -> None:
+        self._store = store
+        self._leases = leases
+
+    def settle(self, cost_nanos: int | None) -> None:
+        """Replace what was held with what it cost."""
+        if cost_nanos is not None:
+            for lease in self._leases:
+                self._store.settle(lease, cost_nanos)
+
+
+class SpendCap(NamedTuple):
+    """Limits in USD over the UTC day and the UTC month, kept in a store that processes share.
+
+    An attempt reserves what it is predicted to cost and settles what it did cost, so that a cap is
+    passed by no more than what was under way when it was reached.
+    """
+
+    store: LeaseStore
+    clock: Clock
+    usd_per_day: float | None = None
+    usd_per_month: float | None = None
+
+    def reserve(self, nanos: int, *, ttl_s: float) -> Reservation:
+        """Hold the predicted cost of an attempt. Raises ``BudgetExhaustedError`` beyond a limit."""
+        now = self.clock.time()
+        held: list[str] = []
+        for period, limit, start in self._limits(now):
+            lease = self.store.reserve(
+                f"{RESOURCE}/{period}",
+                nanos,
+                limit=round(limit * NANOS_PER_USD),
+                window_start=start,
+                ttl_s=ttl_s,
+                now=now,
+            )
+            if lease is None:
+                for other in held:
+                    self.store.settle(other, 0)
+                raise BudgetExhaustedError(
+                    f"usd_per_{period}",
+                    f"the spend cap of ${limit:g} a {period} leaves no room for up to "
+                    f"${nanos / NANOS_PER_USD:.4f} more; raise [routing] max_usd_per_{period} or wait",
+                )
+            held.append(lease)
+        return Reservation(self.store, tuple(held))
+
+    def _limits(self, now: float) -> list[tuple[str, float, float]]:
+        day = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        limits = [("day", self.usd_per_day, day), ("month", self.usd_per_month, day.replace(day=1))]
+        return [(period, limit, start.timestamp()) for period, limit, start in limits if limit is not None]

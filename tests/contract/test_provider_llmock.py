@@ -1,0 +1,130 @@
+"""An independent fake of the services, with its own idea of the protocols, as the upstream."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import sys
+import time
+import urllib.request
+from contextlib import aclosing
+from pathlib import Path
+from subprocess import DEVNULL, Popen
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from attune.errors import CredentialError, ProviderError, StreamBrokenError, ThrottledError, TransientError
+from attune.models.executor import AttemptBudget, EventKind, Provider, StreamEvent, TextDelta, ToolCallDelta
+from attune.models.registry import ModelInfo, ModelTier
+from attune.models.request import LLMRequest, Tool
+from attune.providers import Secret, build_provider
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+pytest.importorskip("llmock")
+
+MODEL = ModelInfo("some-model", "mine", ModelTier.CAPABLE, 100_000, 4096)
+both = pytest.mark.parametrize("streams", [False, True], ids=["body", "stream"])
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    program = Path(sys.executable).with_name("llmock")
+    url = f"http://127.0.0.1:{port}"
+    with Popen([program, "serve", "--port", str(port)], stdout=DEVNULL, stderr=DEVNULL) as process:
+        try:
+            _wait_until_up(url, process)
+            yield url
+        finally:
+            process.terminate()
+
+
+def _wait_until_up(url: str, process: Popen[bytes]) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            urllib.request.urlopen(f"{url}/health", timeout=5).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    pytest.fail("llmock did not start")
+
+
+def control(url: str, path: str, data: Any = None) -> Any:
+    body = None if data is None else json.dumps(data).encode()
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/_llmock/{path}", body), timeout=10) as answer:
+        return json.load(answer)
+
+
+@pytest.fixture(params=["openai", "anthropic"])
+async def provider(request: pytest.FixtureRequest, server: str) -> AsyncIterator[Provider]:
+    control(server, "reset", {})
+    path = "v1" if request.param == "openai" else "anthropic"
+    key = Secret("sk-llmock-0123456789", "env:X")
+    made = build_provider("mine", request.param, base_url=f"{server}/{path}", key=key)
+    yield made
+    await made.aclose()
+
+
+async def ask(provider: Provider, *, streams: bool, **options: Any) -> list[StreamEvent]:
+    request = LLMRequest.from_prompt("What is a permit?", stream=streams, **options)
+    async with aclosing(await provider.open(request, MODEL, AttemptBudget())) as stream:
+        return [event async for event in stream]
+
+
+@both
+async def test_a_question_is_answered_with_text_usage_and_an_end(provider: Provider, streams: bool) -> None:
+    events = await ask(provider, streams=streams)
+    text = "".join(e.parsed.text for e in events if isinstance(e.parsed, TextDelta))
+    assert len(text.split()) > 3
+    usage = [e.parsed for e in events if e.kind is EventKind.USAGE][-1]
+    assert usage.input_tokens > 0
+    assert usage.output_tokens > 0
+    assert events[-1].parsed.stop_reason == "stop"
+
+
+@both
+async def test_a_tool_that_is_offered_is_called(provider: Provider, streams: bool) -> None:
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    events = await ask(provider, streams=streams, tools=(Tool("get_weather", "the weather", schema),))
+    calls = [e.parsed for e in events if isinstance(e.parsed, ToolCallDelta)]
+    assert calls[0].name == "get_weather"
+    assert "city" in json.loads("".join(call.arguments for call in calls))
+    assert events[-1].parsed.stop_reason == "tool_calls"
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [(401, CredentialError), (429, ThrottledError), (500, TransientError), (503, TransientError)],
+)
+async def test_its_errors_have_their_classes(
+    provider: Provider, server: str, status: int, expected: type[ProviderError]
+) -> None:
+    control(server, "scenario", {"behaviors": [{"type": "fail", "status": status, "retry_after": 3}]})
+    with pytest.raises(ProviderError) as caught:
+        await ask(provider, streams=True)
+    assert type(caught.value) is expected
+    if status == 429:
+        assert caught.value.retry_after == 3
+
+
+@pytest.mark.parametrize("fault", ["disconnect", "truncate", "malformed"])
+async def test_its_broken_streams_are_never_taken_for_complete(
+    provider: Provider, server: str, fault: str
+) -> None:
+    control(server, "scenario", {"behaviors": [{"type": "stream_fault", "kind": fault, "after_chunks": 4}]})
+    with pytest.raises(StreamBrokenError):
+        await ask(provider, streams=True)
+
+
+async def test_its_verdict_finds_no_fault_with_the_client(provider: Provider, server: str) -> None:
+    for streams in (False, True):
+        await ask(provider, streams=streams)
+    verdict = await asyncio.to_thread(control, server, "verdict")
+    assert verdict["findings"] == []

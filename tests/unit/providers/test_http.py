@@ -1,0 +1,121 @@
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+
+import pytest
+
+from attune.errors import ConnectionFailedError
+from attune.models.executor import AttemptBudget, EventKind
+from attune.models.registry import ModelInfo, ModelTier
+from attune.models.request import LLMRequest
+from attune.providers.openai import OpenAIProvider
+from support.upstream import Answer, FakeUpstream, chat_body
+
+MODEL = ModelInfo("m", "mine", ModelTier.CHEAP, 1000, 100)
+ASK = LLMRequest.from_prompt("hi")
+BUDGET = AttemptBudget()
+
+
+async def ask(provider: OpenAIProvider, request: LLMRequest = ASK) -> list[EventKind]:
+    async with aclosing(await provider.open(request, MODEL, BUDGET)) as stream:
+        return [event.kind async for event in stream]
+
+
+@asynccontextmanager
+async def server_that_hangs_up(*, answers: bool) -> AsyncIterator[tuple[str, list[int]]]:
+    """Promises to keep each connection and closes it after its first request, answered or not."""
+    served: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(
+            int(line.split(b":")[1]) for line in head.lower().splitlines() if b"content-length" in line
+        )
+        await reader.readexactly(length)
+        served.append(length)
+        if answers:
+            body = chat_body(Answer(), "m")
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n")
+            writer.write(b"content-length: %d\r\n\r\n" % len(body) + body)
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", served
+
+
+async def test_a_kept_connection_that_the_server_closed_costs_no_attempt() -> None:
+    async with server_that_hangs_up(answers=True) as (url, served):
+        provider = OpenAIProvider("mine", base_url=url, key=None)
+        for _ in range(40):
+            assert EventKind.TERMINAL in await ask(provider)
+        await provider.aclose()
+    assert len(served) == 40
+
+
+async def test_a_request_that_was_sent_whole_is_never_sent_again() -> None:
+    async with server_that_hangs_up(answers=False) as (url, served):
+        provider = OpenAIProvider("mine", base_url=url, key=None)
+        with pytest.raises(ConnectionFailedError):
+            await ask(provider)
+        await provider.aclose()
+    assert len(served) == 1
+
+
+async def test_an_end_that_never_comes_after_a_complete_answer_holds_up_nobody() -> None:
+    async with FakeUpstream() as upstream:
+        provider = OpenAIProvider("mine", base_url=upstream.chat_url, key=None)
+        stream = LLMRequest.from_prompt("hi", stream=True)
+        body = b'data: {"choices": [{"index": 0, "delta": {"content": "x"}}]}\n\ndata: [DONE]\n\n: more'
+        upstream.then(Answer(body=body, content_type="text/event-stream", stall_after=len(body)))
+        assert EventKind.TERMINAL in await asyncio.wait_for(ask(provider, stream), 0.9)
+        await provider.aclose()
+        await asyncio.wait_for(upstream.received[0].disconnected.wait(), 5)
+
+
+async def test_a_connection_that_breaks_after_a_complete_answer_is_no_error() -> None:
+    async with FakeUpstream() as upstream:
+        provider = OpenAIProvider("mine", base_url=upstream.chat_url, key=None)
+        stream = LLMRequest.from_prompt("hi", stream=True)
+        body = b"data: [DONE]\n\n"
+        upstream.then(Answer(body=body + b":", content_type="text/event-stream", cut_after=len(body)))
+        assert await ask(provider, stream) == [EventKind.TERMINAL]
+        assert EventKind.TERMINAL in await ask(provider, stream)
+        await provider.aclose()
+
+
+@pytest.mark.parametrize(
+    ("base_url", "field"),
+    [
+        ("https://api.openai.com/v1", "max_completion_tokens"),
+        ("https://eu.api.openai.com/v1", "max_completion_tokens"),
+        ("https://mine.openai.azure.com/openai/v1", "max_completion_tokens"),
+        ("https://generativelanguage.googleapis.com/v1beta/openai", "max_tokens"),
+        ("http://127.0.0.1:11434/v1", "max_tokens"),
+        ("https://notopenai.com/v1", "max_tokens"),
+    ],
+)
+def test_the_output_limit_has_the_name_that_the_host_understands(base_url: str, field: str) -> None:
+    assert vars(OpenAIProvider("mine", base_url=base_url, key=None))["_limit_field"] == field
+
+
+async def test_messages_are_found_below_the_base_url_with_or_without_its_version() -> None:
+    from attune.providers.anthropic import AnthropicProvider
+
+    async with FakeUpstream() as upstream:
+        for base_url in (upstream.url, f"{upstream.url}/", f"{upstream.url}/v1", f"{upstream.url}/team/v1/"):
+            provider = AnthropicProvider("mine", base_url=base_url, key=None)
+            await ask(provider)  # type: ignore[arg-type]
+            await provider.aclose()
+        assert [seen.path for seen in upstream.received] == ["/v1/messages"] * 3 + ["/team/v1/messages"]
+
+
+async def test_the_request_is_json_of_the_length_announced() -> None:
+    async with FakeUpstream() as upstream:
+        provider = OpenAIProvider("mine", base_url=upstream.chat_url, key=None)
+        await ask(provider)
+        await provider.aclose()
+    (seen,) = upstream.received
+    assert int(seen.headers["content-length"]) == len(json.dumps(seen.body, separators=(",", ":")))

@@ -1,0 +1,59 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attune.errors import StreamBrokenError
+from attune.models.executor import EventKind, StreamEvent
+from attune.wire import chat, messages
+from attune.wire.decoder import MAX_BODY_BYTES, BodyDecoder, StreamDecoder
+from attune.wire.errors import ErrorMapper
+from support.upstream import Answer, chat_body, chat_stream, messages_stream
+
+ERRORS = ErrorMapper("mine", "m")
+ANSWER = Answer(text="gr\u00fc\u00dfe \U0001f30d", thinking="hmm", tool_calls=(("c1", "get", '{"a":1}'),))
+STREAMS = {
+    chat.ChatDecoder: b"".join(chat_stream(ANSWER)),
+    messages.MessagesDecoder: b"".join(messages_stream(ANSWER)),
+}
+both = pytest.mark.parametrize("decoder_class", STREAMS, ids=lambda cls: cls.__name__)
+
+
+def run(decoder: StreamDecoder, *chunks: bytes) -> list[StreamEvent]:
+    return [event for chunk in chunks for event in decoder.feed(chunk)] + list(decoder.finish())
+
+
+@both
+def test_a_stream_cut_at_any_byte_never_has_a_terminal(decoder_class: type[StreamDecoder]) -> None:
+    stream = STREAMS[decoder_class]
+    for length in range(len(stream)):
+        events = run(decoder_class(ERRORS), stream[:length])
+        assert EventKind.TERMINAL not in {event.kind for event in events}, length
+    assert run(decoder_class(ERRORS), stream)[-1].kind is EventKind.TERMINAL
+
+
+@both
+@settings(max_examples=60)
+@given(cuts=st.lists(st.integers(0, 5000), max_size=10))
+def test_the_events_are_the_same_at_any_chunk_boundaries(
+    decoder_class: type[StreamDecoder], cuts: list[int]
+) -> None:
+    stream = STREAMS[decoder_class]
+    places = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+    chunks = [stream[places[i] : places[i + 1]] for i in range(len(places) - 1)]
+    assert run(decoder_class(ERRORS), *chunks) == run(decoder_class(ERRORS), stream)
+
+
+def test_a_body_is_decoded_at_its_end() -> None:
+    body = chat_body(ANSWER, "m")
+    decoder = BodyDecoder(chat.decode_body, ERRORS)
+    assert list(decoder.feed(body[:10])) == list(decoder.feed(body[10:])) == []
+    assert [event.kind for event in decoder.finish()][-1] is EventKind.TERMINAL
+
+
+def test_a_body_above_the_limit_is_refused_before_it_is_whole() -> None:
+    decoder = BodyDecoder(chat.decode_body, ERRORS)
+    chunk = bytes(MAX_BODY_BYTES // 4)
+    for _ in range(4):
+        decoder.feed(chunk)
+    with pytest.raises(StreamBrokenError, match=f"mine/m: the answer is above {MAX_BODY_BYTES} bytes"):
+        decoder.feed(b"x")

@@ -1,10 +1,11 @@
 """The SQLite ledger: how fast it takes records, how much memory that needs, how fast it is read back.
 
 Records are of 1,000 stages and 10 models in random turns, in the order of time over 7 days, one
-success each with a cost and usage, with ids as attune makes them (sorted by time); 10,000 cells. Every measurement is a process of its own and starts
-from an empty file. *Written* counts from the first ``append_attempt`` until ``flush_sync`` returned,
-roll-ups included; the records are made before. *Committed after* is the time until another connection
-sees a single record that nobody flushed. *Restored* is ``PerformanceStats.restore`` of all roll-ups.
+success each with a cost and usage, with ids as attune makes them (they sort by time); 10,000 cells.
+Every measurement is a process of its own and starts from an empty file. *Written* counts from the first
+``append_attempt`` until ``flush_sync`` returned, roll-ups included; the records are made before.
+*Committed after* is the time until another connection sees a single record that nobody flushed.
+*Restored* is ``PerformanceStats.restore`` of all roll-ups.
 
 Usage: ``python benchmarks/ledger.py [--rounds N] [--json]``.
 """

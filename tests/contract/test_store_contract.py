@@ -204,7 +204,7 @@ def sums_of(records: list[LLMCallRecord], bad_calls: set[str]) -> dict[tuple[Any
         added = (
             1,
             good,
-            record.latency_ms if record.success else 0,
+            record.latency_ms if good else 0,
             record.cost_nanos or 0,
             record.cost_nanos is not None,
             usage.input_tokens,

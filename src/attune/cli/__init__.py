@@ -1,1 +1,5 @@
-"""The command line."""
+"""The command line: ``attune``, also as ``python -m attune``."""
+
+from attune.cli._main import main
+
+__all__ = ["main"]

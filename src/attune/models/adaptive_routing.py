@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 from attune.clock import SYSTEM_CLOCK
 from attune.errors import NoCandidateError
-from attune.models.performance import PRIOR_COST_USD, RECENT, ModelPerformance, quality, wilson_bounds
+from attune.models.performance import (
+    PRIOR_COST_USD,
+    PRIOR_WEIGHT,
+    RECENT,
+    ModelPerformance,
+    quality,
+    wilson_bounds,
+)
 from attune.models.registry import ModelRegistry, ModelTier
 from attune.models.request import DEFAULT_MIN_SUCCESS_RATE, RouteRequest
 from attune.models.route_decision import Option, RouteDecision, TierUpgrade
@@ -54,6 +61,7 @@ class AdaptiveModelRouter:
     registry with one ``api_key``, and ``none`` for local models). ``availability`` says what is
     tripped, off or cooling down. ``window_days`` is the span of telemetry that counts, 7 by default.
     ``allow_providers`` maps a workflow to the providers that it may use; ``"*"`` is everyone's.
+    ``local_only`` allows only models on the user's own machine, whatever a request says.
 
     ``decide`` and ``observe`` take the same time however much telemetry there is. One event loop
     or thread owns a router.
@@ -68,12 +76,14 @@ class AdaptiveModelRouter:
         clock: Clock = SYSTEM_CLOCK,
         window_days: int = DEFAULT_WINDOW_DAYS,
         allow_providers: Mapping[str, frozenset[str]] | None = None,
+        local_only: bool = False,
     ) -> None:
         self.registry = ModelRegistry.default() if registry is None else registry
         self.stats = PerformanceStats(window_days=window_days)
         self._availability = availability
         self._clock = clock
         self._allowed = dict(allow_providers or {})
+        self._local_only = local_only
         self._options = self._enrol(credentials)
         self._reprice_at = float("-inf")
         self._fits: dict[tuple[object, ...], tuple[list[Option], list[Drop]]] = {}
@@ -125,10 +135,10 @@ class AdaptiveModelRouter:
         task). It goes one up where its failure rate is high beyond chance, and down to a cheaper
         tier that has proven itself (30 calls whose lower bound reaches ``min_success_rate``) or
         that ``max_cost`` asks for. Within the tier the highest score comes first, for realtime
-        tasks the lowest latency; among equals the order of preference decides.
+        tasks the lowest latency a success; among equals the order of preference decides.
 
-        Raises ``NoCandidateError`` when nothing fits, ``UnknownNameError`` for an unknown tier,
-        model or provider.
+        Raises ``NoCandidateError`` when nothing fits, ``UnknownNameError`` for an unknown tier or
+        model.
         """
         now = self._clock.time()
         if now >= self._reprice_at:
@@ -151,7 +161,7 @@ class AdaptiveModelRouter:
         tier, why = self._tier(request, base, task, realtime, results, scored)
         position = _positions(_RANK[tier], downwards=request.max_cost is not None and not realtime)
         if realtime:
-            scored.sort(key=lambda s: position[s[1].rank] * 1e12 + s[2][1])
+            scored.sort(key=lambda s: (position[s[1].rank], s[2][1] / s[2][0]))
         else:
             scored.sort(key=lambda s: s[0] - position[s[1].rank], reverse=True)
         notes = () if not task or task in TASK_TIER_MAP else (f"unknown task {task!r}: treated as capable",)
@@ -181,7 +191,7 @@ class AdaptiveModelRouter:
         dropped: list[Drop] = []
         for option in fitting:
             row = estimate_of(levels, option.label, first)
-            rate, latency, evidence, calls, successes, lately, measured, _, _ = row
+            rate, latency, evidence, calls, successes, lately, measured, measured_latency = row
             if calls and option.rank == base_rank:
                 tier_calls += calls
                 tier_failures += calls - successes
@@ -193,18 +203,21 @@ class AdaptiveModelRouter:
             else:
                 cost = tokens_in * price + tokens_out * option.output
             if not quiet and (refusal := availability.refusal(option.candidate)) is not None:  # type: ignore[union-attr]
-                dropped.append((option, refusal.reason, 3))
-            elif tokens_in > option.window:
-                dropped.append((option, f"about {tokens_in:.0f} tokens do not fit its {option.window}", 5))
+                dropped.append((option, refusal.reason, 4))
+            elif tokens_in + tokens_out > option.window:
+                reason = f"about {tokens_in + tokens_out:.0f} tokens do not fit its {option.window}"
+                dropped.append((option, reason, 5))
             elif max_cost is not None and (cost is None or cost > max_cost):
-                dropped.append((option, _too_dear(cost, max_cost), 2))
-            elif max_latency is not None and evidence and latency > max_latency:
-                dropped.append((option, f"takes about {latency:.0f} ms, above {max_latency:.0f} ms", 1))
+                dropped.append((option, _too_dear(cost, max_cost), 3 - max_cost / cost if cost else 3))
+            elif max_latency is not None and measured_latency > max_latency:
+                reason = f"takes about {measured_latency:.0f} ms, above {max_latency:.0f} ms"
+                dropped.append((option, reason, 2 - max_latency / measured_latency))
             elif 0.0 <= measured < min_success:
                 reason = f"succeeded in {measured:.1%} of its calls, below {min_success:.1%}"
-                dropped.append((option, reason, 0))
+                dropped.append((option, reason, min_success - measured))
             else:
-                score = quality(rate, latency, PRIOR_COST_USD if cost is None else cost, lately, evidence)
+                known = evidence / (evidence + PRIOR_WEIGHT)
+                score = quality(rate, latency, PRIOR_COST_USD if cost is None else cost, lately, known)
                 scored.append((score, option, row, cost))
         return scored, dropped, TierResults(tier_calls, tier_failures, recent_calls, recent_failures)
 
@@ -329,7 +342,7 @@ class AdaptiveModelRouter:
                 continue
             if not all(model.provider in allow for allow in allowed):
                 dropped.append((option, f"the provider {model.provider} is not allowed here", 7))
-            elif request.local_only and not model.local:
+            elif (request.local_only or self._local_only) and not model.local:
                 dropped.append((option, "it is not local, and only local models are allowed", 7))
             elif missing := request.needs - model.abilities:
                 dropped.append((option, f"it lacks {', '.join(sorted(missing))}", 6))

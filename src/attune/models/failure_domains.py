@@ -124,6 +124,7 @@ class FailureDomains:
         self._rests: dict[str, _Rest] = {}
         self._credentials: dict[str, CredentialHealth] = {}
         self._learning = False
+        self._told: dict[str, float] = {}
 
     # -- asking: changes nothing -----------------------------------------------------------------
 
@@ -181,11 +182,14 @@ class FailureDomains:
     # -- what other processes know ---------------------------------------------------------------
 
     def learn(self, facts: Iterable[Fact]) -> None:
-        """Take in facts of the store: a later deadline always wins; a cleared fact clears."""
+        """Take in facts of the store: a later deadline always wins, a cleared fact clears. What was
+        learned before our own last word on the same thing is ignored: it is our past.
+        """
         self._learning = True
         try:
             for fact in facts:
-                self._learn(fact)
+                if fact.at > self._told.get(fact.key, float("-inf")):
+                    self._learn(fact)
         finally:
             self._learning = False
 
@@ -266,7 +270,8 @@ class FailureDomains:
 
     def _tell(self, kind: FactKind, key: str, until: float, detail: str) -> None:
         if self._publish is not None and not self._learning:
-            self._publish(Fact(kind, key, until, self._clock.time(), detail))
+            at = self._told[key] = self._clock.time()
+            self._publish(Fact(kind, key, until, at, detail))
 
 
 _OFF_REASONS = {

@@ -66,6 +66,11 @@ def join_recent(older: int, newer: int, newer_count: int) -> int:
     return ((older << newer_count) | newer) & _RECENT_MASK
 
 
+def newest(bits: int, count: float) -> int:
+    """The newest ``count`` of the last results."""
+    return bits & (1 << min(int(count), RECENT)) - 1
+
+
 def wilson_bounds(successes: float, calls: float, z: float = 1.96) -> tuple[float, float]:
     """The Wilson score interval of a rate (Wilson 1927), 95 % two-sided with the default ``z``."""
     if calls == 0:
@@ -78,19 +83,17 @@ def wilson_bounds(successes: float, calls: float, z: float = 1.96) -> tuple[floa
 
 
 def quality(
-    success_rate: float, latency_ms: float, cost_usd: float, recent_failures: float, sample_size: float
+    success_rate: float, latency_ms: float, cost_usd: float, recent_failures: float, known: float
 ) -> float:
-    """The quality score of a model's performance, 0..1; see ``ModelPerformance.quality_score``."""
-    raw = (
-        0.7 * success_rate
-        + 0.15 * PRIOR_LATENCY_MS / (PRIOR_LATENCY_MS + latency_ms)
-        + 0.15 * PRIOR_COST_USD / (PRIOR_COST_USD + cost_usd)
-    ) * (1.0 - 0.02 * recent_failures)
-    return (sample_size * raw + PRIOR_WEIGHT * PRIOR_QUALITY) / (sample_size + PRIOR_WEIGHT)
+    """The quality score, 0..1, of a success rate and a latency that have been drawn to the prior.
 
-
-PRIOR_QUALITY = 0.7 * PRIOR_SUCCESS_RATE + 0.15 * 0.5 + 0.15 * 0.5
-"""The quality of a model of which nothing is known."""
+    ``known`` is the share of what is known of the model itself, by which cost and recent failures
+    are drawn here; see ``ModelPerformance.quality_score``.
+    """
+    cost_share = 0.5 + known * (PRIOR_COST_USD / (PRIOR_COST_USD + cost_usd) - 0.5)
+    latency_share = PRIOR_LATENCY_MS / (PRIOR_LATENCY_MS + latency_ms)
+    raw = 0.7 * success_rate + 0.15 * latency_share + 0.15 * cost_share
+    return raw * (1.0 - 0.02 * known * recent_failures)
 
 
 class ModelPerformance(NamedTuple):
@@ -113,16 +116,23 @@ class ModelPerformance(NamedTuple):
         With ``s`` the success rate, ``l`` the latency over 2 s, ``c`` the cost over $0.005, ``f``
         the recent failures and ``n`` the sample size::
 
-            raw   = (0.7 s + 0.15 / (1 + l) + 0.15 / (1 + c)) (1 - 0.02 f)
-            score = (n raw + 10 prior) / (n + 10)
+            k     = n / (n + 10)
+            score = (0.7 (0.9 + k (s - 0.9))
+                     + 0.15 / (1 + (1 + k (l - 1)))
+                     + 0.15 (0.5 + k (1 / (1 + c) - 0.5))) (1 - 0.02 k f)
 
-        where ``prior`` is the raw score of a model with success 0.9, 2 s and $0.005 (0.78): the
-        fewer calls, the nearer to it. It rises with success and falls with latency, cost and
+        Each part is drawn to that of a model with success 0.9, 2 s and $0.005, whose score is 0.78:
+        the fewer calls, the nearer to it. It rises with success and falls with latency, cost and
         recent failures. The weights are attune's own: success leads, and neither latency nor
         cost can outweigh 22 points of it.
         """
+        known = self.sample_size / (self.sample_size + PRIOR_WEIGHT)
         return quality(
-            self.success_rate, self.avg_latency_ms, self.avg_cost, self.recent_failures, self.sample_size
+            PRIOR_SUCCESS_RATE + known * (self.success_rate - PRIOR_SUCCESS_RATE),
+            PRIOR_LATENCY_MS + known * (self.avg_latency_ms - PRIOR_LATENCY_MS),
+            self.avg_cost,
+            self.recent_failures,
+            known,
         )
 
 

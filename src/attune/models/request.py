@@ -7,10 +7,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from attune.errors import InvalidRequestError
+from attune.errors import InvalidRequestError, UnknownNameError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -150,6 +150,10 @@ class LLMRequest:
         """A request with a single user message."""
         return cls((Message.user(prompt),), system=system, **options)
 
+    def streaming(self) -> LLMRequest:
+        """The same request with ``stream`` on."""
+        return replace(self, stream=True)
+
     @property
     def needs(self) -> frozenset[str]:
         """Abilities a model must have: ``tools``, ``vision``, ``json_schema``, ``thinking``."""
@@ -224,6 +228,15 @@ class ExecutionContext:
                 raise InvalidRequestError(f"{name} must not be negative, not {value!r}")
         check_success_rate(self.min_success_rate)
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> ExecutionContext:
+        """A context from named fields. Raises ``UnknownNameError`` for one that does not exist."""
+        known = [each.name for each in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise UnknownNameError("field of the call", name, known)
+        return cls(**values)
+
 
 DEFAULT_MIN_SUCCESS_RATE = 0.8
 
@@ -277,6 +290,10 @@ class RouteRequest:
             allow_providers=context.allow_providers,
             local_only=context.local_only,
         )
+
+    def of_unknown_size(self) -> RouteRequest:
+        """The same request without a known prompt."""
+        return replace(self, input_tokens=None)
 
     def without_success_floor(self) -> RouteRequest:
         """The same request with no minimum success rate."""

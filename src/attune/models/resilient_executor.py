@@ -7,6 +7,7 @@ wait for the first that may be tried again. Repeats and fallbacks are its choice
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ from attune.models.request import ExecutionContext, RouteRequest
 from attune.models.retry import RetryPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from types import TracebackType
 
     from attune.models.adaptive_routing import AdaptiveModelRouter
@@ -50,8 +51,10 @@ class ResilientExecutor:
 
     ``router`` decides, ``runner`` makes the attempts. ``fallback`` orders the candidates after the
     chosen one, ``retry`` says when one is repeated, ``limits`` hold where a call's context sets none.
-    ``record_decision`` is called with every decision's record, ``on_step`` with a line for people
-    whenever an attempt fails or the executor waits. ``rng`` draws the pauses.
+    ``record_decision`` is called with every decision's record; ``durable`` is awaited before the end
+    of an answer is released, when it must not be released before its record is safe; ``on_step`` is
+    called with a line for people whenever an attempt fails or the executor waits. ``rng`` draws the
+    pauses.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class ResilientExecutor:
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008  (an immutable value)
         limits: CallLimits = CallLimits(),  # noqa: B008  (an immutable value)
         record_decision: Callable[[DecisionRecord], None] | None = None,
+        durable: Callable[[], Awaitable[None]] | None = None,
         on_step: Callable[[str], None] | None = None,
         rng: Random | None = None,
     ) -> None:
@@ -72,6 +76,7 @@ class ResilientExecutor:
         self.retry = retry
         self.limits = limits
         self.record_decision = record_decision
+        self.durable = durable
         self.on_step = on_step
         self.rng = Random() if rng is None else rng  # noqa: S311  (pauses, not secrets)
         self._buckets: dict[str, RetryBucket] = {}
@@ -92,7 +97,7 @@ class ResilientExecutor:
                 call.failed(attempt, error)
             else:
                 if call.answered(attempt):
-                    return call.response(attempt)
+                    return await call.response(attempt)
             finally:
                 await attempt.aclose()
 
@@ -352,10 +357,10 @@ class _Call:
         if self._executor.on_step is not None:
             self._executor.on_step(line)
 
-    def response(self, attempt: Attempt) -> LLMResponse:
+    async def response(self, attempt: Attempt) -> LLMResponse:
         """The response of the whole call: the answer of the last attempt, the cost of all."""
-        from dataclasses import replace
-
+        if self._executor.durable is not None:
+            await self._executor.durable()
         return replace(
             response_of(attempt),
             cost_nanos=self._budget.spent_nanos if self._cost_known else None,
@@ -420,19 +425,19 @@ class CallStream:
         if event.kind is EventKind.TERMINAL and not self._call.answered(attempt):
             return
         self._committed = True
-        self._ready.extend(held)
         if event.kind is EventKind.TERMINAL:
-            self.response = self._call.response(attempt)
+            self.response = await self._call.response(attempt)
+        self._ready.extend(held)
 
     async def _go_on(self) -> None:
         attempt = self._attempt
         if attempt is None:
             raise StopAsyncIteration
         event = await attempt.__anext__()
-        self._ready.append(event)
         if event.kind is EventKind.TERMINAL:
             self._call.finished(attempt)
-            self.response = self._call.response(attempt)
+            self.response = await self._call.response(attempt)
+        self._ready.append(event)
 
 
 def _candidate(scored: ScoredCandidate) -> Candidate:

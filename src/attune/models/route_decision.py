@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from attune.models.candidate import Candidate
-from attune.models.tasks import normalize_task
+from attune.models.tasks import is_realtime, normalize_task
 from attune.models.telemetry import NANOS_PER_USD, DecisionRecord, DroppedCandidate, ScoredCandidate
 from attune.models.windows import Estimate
 
@@ -76,7 +76,7 @@ Scored: TypeAlias = "tuple[float, Option, Row, float | None]"
 A plain tuple, because ten are made in every decision; it is made readable in ``ranked``.
 """
 
-Drop: TypeAlias = "tuple[Option, str, int]"
+Drop: TypeAlias = "tuple[Option, str, float]"
 """A dropped option, the reason, and its distance: the lower, the nearer it was to being eligible."""
 
 
@@ -194,6 +194,8 @@ class RouteDecision:
             note = f"its tier is {option.model.tier}, the chosen one {best.model.tier}"
         elif option.label == best.label:
             note = "the same model by another credential"
+        elif is_realtime(self.request.task_type) and self._scored[0][2] != row:
+            note = f"takes about {estimate.latency_ms:.0f} ms and succeeds in {estimate.success_rate:.1%}"
         elif score < best_score:
             note = f"its score is {best_score - score:.3f} lower"
         else:

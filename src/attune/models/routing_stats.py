@@ -101,9 +101,9 @@ def routing_stats(
             if ModelTier.parse(window.tier).rank > asked:
                 upgrades += window.calls
             if premium is not None and window.usage_count and window.cost_count:
-                saved = (
-                    (saved or 0.0) + _premium_cost(premium, window, now) - window.cost_nanos / NANOS_PER_USD
-                )
+                priced = min(1.0, window.cost_count / window.usage_count)
+                instead = priced * _premium_cost(premium, window, now)
+                saved = (saved or 0.0) + instead - window.cost_nanos / NANOS_PER_USD
     models = sorted(
         (total.stats(label) for label, total in sums.items()), key=lambda m: (-m.calls, m.model_id)
     )

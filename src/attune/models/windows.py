@@ -23,7 +23,9 @@ from attune.models.performance import (
     ModelPerformance,
     counts,
     join_recent,
+    newest,
 )
+from attune.models.tasks import normalize_task
 from attune.models.telemetry import NANOS_PER_USD
 
 if TYPE_CHECKING:
@@ -42,21 +44,11 @@ class _Cell:
     """One candidate at one level: the sums of the window and the buckets that they are made of.
 
     A bucket is a list of sums in the order of ``_Sums``; ``total`` is their sum over all buckets.
-    ``rate`` and ``latency`` are the estimates, drawn to the parent's as it was at this cell's last
-    change.
+    ``recent`` holds the last results as bits, newest lowest: as many as there are calls, at most
+    ``RECENT``.
     """
 
-    __slots__ = (
-        "buckets",
-        "latency",
-        "oldest",
-        "rate",
-        "recent",
-        "recent_count",
-        "sketches",
-        "tier",
-        "total",
-    )
+    __slots__ = ("buckets", "oldest", "recent", "sketches", "tier", "total")
 
     def __init__(self, tier: str) -> None:
         self.tier = tier
@@ -65,9 +57,6 @@ class _Cell:
         self.total: list[float] = [0] * _SUMS
         self.oldest = 0
         self.recent = 0
-        self.recent_count = 0
-        self.rate = PRIOR_SUCCESS_RATE
-        self.latency = PRIOR_LATENCY_MS
 
     def add(self, index: int, sums: _Sums) -> None:
         """Add sums to a bucket; unrolled because this is what ``observe`` spends its time on."""
@@ -86,42 +75,19 @@ class _Cell:
             each[6] += tokens_out
             each[7] += usage_count
 
-    def settle(self, parent: _Cell | None) -> None:
-        """Bring the estimates up to date: each is drawn to the parent's with ``PRIOR_WEIGHT`` calls."""
-        rate, latency = (
-            (PRIOR_SUCCESS_RATE, PRIOR_LATENCY_MS) if parent is None else (parent.rate, parent.latency)
-        )
-        total = self.total
-        calls, successes = total[0], total[1]
-        self.rate = (successes + PRIOR_WEIGHT * rate) / (calls + PRIOR_WEIGHT)
-        self.latency = (total[2] + PRIOR_WEIGHT * latency) / (successes + PRIOR_WEIGHT)
-
     def packed(self) -> bytes:
         """The numbers that a decision needs, side by side in memory."""
         calls, successes, latency_sum = self.total[:3]
-        measured = successes / calls if calls >= PRIOR_WEIGHT else NOT_MEASURED
-        return _pack(
-            self.rate,
-            self.latency,
-            calls,
-            calls,
-            successes,
-            self.recent.bit_count(),
-            measured,
-            self.oldest,
-            latency_sum,
-        )
+        return _pack(calls, successes, latency_sum, self.recent.bit_count(), self.oldest)
 
     def expire(self, first: int) -> None:
-        """Forget the buckets before ``first``."""
+        """Forget the buckets before ``first``, and the results that were theirs."""
         for index in [i for i in self.buckets if i < first]:
             del self.buckets[index]
             self.sketches.pop(index, None)
         self.total = [sum(sums) for sums in zip(*self.buckets.values(), strict=True)] or [0] * _SUMS
         self.oldest = min(self.buckets, default=_NEVER)
-        if not self.buckets:
-            self.recent = self.recent_count = 0
-        self.settle(None)
+        self.recent = newest(self.recent, self.total[0])
 
     def sketch(self, index: int) -> LatencySketch:
         """The latencies of a bucket, decoded at their first use after a restore."""
@@ -133,7 +99,7 @@ class _Cell:
 
 
 _NEVER = 1 << 50
-_ROW = struct.Struct("9d")
+_ROW = struct.Struct("5d")
 _pack, _unpack = _ROW.pack, _ROW.unpack
 _Sums: TypeAlias = tuple[float, float, float, float, float, float, float, float]
 _SUMS = 8  # calls, successes, latency ms, cost nanos, cost count, input tokens, output tokens, usage count
@@ -155,16 +121,16 @@ class Level:
         self.everyone: _Cell | None = None
         self.children = 0
 
-    def row(self, label: str, first: int) -> Row | None:
+    def row(self, label: str, first: int) -> _LevelRow | None:
         """A candidate's numbers within the window, or ``None`` if it has no calls here."""
         packed = self.rows.get(label)
         if packed is None:
             return None
-        row: Row = _unpack(packed)
-        if row[7] < first:
+        row: _LevelRow = _unpack(packed)
+        if row[4] < first:
             self.expire(label, first)
             row = _unpack(self.rows[label])
-        return row if row[2] else None
+        return row if row[0] else None
 
     def expire(self, label: str, first: int) -> None:
         """Forget a candidate's buckets before ``first``."""
@@ -173,10 +139,11 @@ class Level:
         self.rows[label] = cell.packed()
 
 
-Row: TypeAlias = tuple[float, float, float, float, float, float, float, float, float]
-"""The fields of an ``Estimate`` (``NOT_MEASURED`` for no measured rate), the oldest bucket, and the sum
-of latencies.
-"""
+_LevelRow: TypeAlias = tuple[float, float, float, float, float]
+"""Calls, successes, the sum of latencies, recent failures, and the oldest bucket."""
+
+Row: TypeAlias = tuple[float, float, float, float, float, float, float, float]
+"""The fields of an ``Estimate``, with ``NOT_MEASURED`` for ``None``."""
 
 NOT_MEASURED = -1.0
 
@@ -188,8 +155,9 @@ class Estimate(NamedTuple):
     """What telemetry says of a candidate at a key, sparse cells having borrowed from their parents.
 
     ``own_calls`` and ``own_successes`` are those at the key itself; ``evidence`` the calls behind the
-    estimate, borrowed ones included; ``measured_rate`` the plain rate of the most specific level
-    (or of its parent) with at least ``PRIOR_WEIGHT`` calls, ``None`` where neither has them.
+    estimate, borrowed ones included. ``measured_rate`` and ``measured_latency_ms`` are plain means,
+    of the key or else of its parent, over at least ``PRIOR_WEIGHT`` calls (successful ones for the
+    latency); ``None`` where neither has as many.
     """
 
     success_rate: float
@@ -199,14 +167,12 @@ class Estimate(NamedTuple):
     own_successes: float
     recent_failures: float
     measured_rate: float | None
+    measured_latency_ms: float | None
 
     @classmethod
     def of(cls, row: Row) -> Estimate:
         """The readable form of a row."""
-        rate, latency, evidence, calls, successes, lately, measured, _, _ = row
-        return cls(
-            rate, latency, evidence, calls, successes, lately, None if measured == NOT_MEASURED else measured
-        )
+        return cls(*row[:6], *(None if value == NOT_MEASURED else value for value in row[6:]))
 
 
 class TierResults(NamedTuple):
@@ -227,10 +193,7 @@ class TierResults(NamedTuple):
         )
 
 
-NOTHING_KNOWN: Row = (PRIOR_SUCCESS_RATE, PRIOR_LATENCY_MS, 0, 0, 0, 0, NOT_MEASURED, 0, 0)
-
-DENSE = 30
-"""Calls from which a cell no longer borrows from its parents."""
+NOTHING_KNOWN: Row = (PRIOR_SUCCESS_RATE, PRIOR_LATENCY_MS, 0, 0, 0, 0, NOT_MEASURED, NOT_MEASURED)
 
 
 class PerformanceStats:
@@ -292,21 +255,22 @@ class PerformanceStats:
         """
         before = record.success and previous is not False
         after = record.success and success
-        path = self._paths.get((record.workflow, record.stage, record.task_type))
+        path = self._paths.get((record.workflow, record.stage, normalize_task(record.task_type)))
         if before == after or path is None:
             return
         index = int(record.at // BUCKET_SECONDS)
         label = f"{record.provider}/{record.model_id}"
-        parent: _Cell | None = None
-        for level in reversed(path):
+        change = after - before
+        for level in path:
             cell = level.cells.get(label)
-            if cell is not None and index in cell.buckets:
-                cell.buckets[index][1] += after - before
-                cell.total[1] += after - before
-                cell.recent = _flip_newest(cell.recent, cell.recent_count, failed=not after)
-                cell.settle(parent)
-                level.rows[label] = cell.packed()
-            parent = cell
+            bucket = None if cell is None else cell.buckets.get(index)
+            if cell is None or bucket is None or not 0 <= bucket[1] + change <= bucket[0]:
+                continue  # the attempt is no longer in it: it was evicted in between
+            for each in (bucket, cell.total):
+                each[1] += change
+                each[2] += change * record.latency_ms
+            cell.recent = _flip_newest(cell.recent, min(RECENT, int(cell.total[0])), failed=not after)
+            level.rows[label] = cell.packed()
 
     def restore(self, rows: Iterable[RollupRow]) -> None:
         """Take in roll-ups, oldest bucket first, as if their attempts had been observed."""
@@ -324,8 +288,7 @@ class PerformanceStats:
     def _add(
         self, path: Path, label: str, tier: str, index: int, sums: _Sums, recent: int, recent_count: int
     ) -> None:
-        parent: _Cell | None = None
-        for level in reversed(path):
+        for level in path:
             cells = level.cells
             cell = cells.get(label)
             if cell is None:
@@ -333,15 +296,14 @@ class PerformanceStats:
                 self._cells += level is path[0]
             cell.add(index, sums)
             cell.recent = join_recent(cell.recent, recent, recent_count)
-            cell.recent_count = min(RECENT, cell.recent_count + recent_count)
-            cell.settle(parent)
             level.rows[label] = cell.packed()
-            parent = cell
             if level.everyone is None:
                 level.everyone = _Cell("")
             level.everyone.add(index, sums)
 
     def _path(self, key: _Key) -> Path:
+        if key not in self._paths:
+            key = (key[0], key[1], normalize_task(key[2]))
         path = self._paths.get(key)
         if path is not None:
             self._paths.move_to_end(key)
@@ -379,50 +341,54 @@ class PerformanceStats:
     def estimate(self, levels: Path, label: str, first: int) -> Row:
         """What the window knows of a candidate at a key; ``Estimate.of`` makes it readable.
 
-        A level's success rate is drawn to its parent's as if the parent were ``PRIOR_WEIGHT`` calls:
-        p = (successes + 10 p_parent) / (calls + 10), and the mean latency likewise; above all
-        levels stands the prior. A level with ``DENSE`` calls borrows nothing more, an unseen one is
-        its parent. ``levels`` comes from ``levels()``, ``first`` from ``first_bucket()``.
+        The success rate of a level is drawn to that of its siblings, the parent's other calls, as if
+        they were ``PRIOR_WEIGHT`` calls: p = (successes + 10 p_siblings) / (calls + 10), theirs to that
+        of the grandparent's other calls and so on, above all of which stands the prior; the mean latency
+        likewise. No call counts twice. Recent failures are the level's own or, if those are more, the
+        parent's in proportion to what the level lacks to ``RECENT`` calls. ``levels`` comes from
+        ``levels()``, ``first`` from ``first_bucket()``.
         """
-        packed = levels[0].rows.get(label)
-        if packed is None:
-            return self._lent(levels, label, first)
-        row: Row = _unpack(packed)
-        if row[7] < first:
-            levels[0].expire(label, first)
-            return self.estimate(levels, label, first)
-        if row[2] >= DENSE:
-            return row
-        return (
-            self._borrowed(row, levels[1].row(label, first)) if row[2] else self._lent(levels, label, first)
-        )
-
-    def _borrowed(self, row: Row, parent: Row | None) -> Row:
-        """The estimate of a key with few calls of its own, drawn to its parent's."""
-        if parent is None:
-            return row
-        _, _, _, calls, successes, lately, measured, oldest, latency_sum = row
-        parent_rate, parent_latency, evidence, _, _, _, parent_measured, _, _ = parent
-        return (
-            (successes + PRIOR_WEIGHT * parent_rate) / (calls + PRIOR_WEIGHT),
-            (latency_sum + PRIOR_WEIGHT * parent_latency) / (successes + PRIOR_WEIGHT),
-            evidence,
-            calls,
-            successes,
-            lately,
-            parent_measured if measured == NOT_MEASURED else measured,
-            oldest,
-            latency_sum,
-        )
-
-    def _lent(self, levels: Path, label: str, first: int) -> Row:
-        """The estimate at a key that has not seen the candidate: that of the nearest level that has."""
-        for level in levels[1:]:
-            row = level.row(label, first)
-            if row is not None:
-                rate, latency, calls, _, _, lately, measured, oldest, latency_sum = row
-                return rate, latency, calls, 0, 0, lately, measured, oldest, latency_sum
-        return NOTHING_KNOWN
+        rate, latency = PRIOR_SUCCESS_RATE, PRIOR_LATENCY_MS
+        calls = successes = latency_sum = lately = evidence = 0.0
+        outer_calls = outer_successes = outer_latency_sum = 0.0
+        place = len(levels)
+        for level in reversed(levels):
+            packed = level.rows.get(label)
+            if packed is None:
+                break
+            own_calls, own_successes, own_latency_sum, own_lately, oldest = _unpack(packed)
+            if oldest < first:
+                level.expire(label, first)
+                own_calls, own_successes, own_latency_sum, own_lately, _ = _unpack(level.rows[label])
+                if not own_calls:
+                    break
+            place -= 1
+            if not evidence:
+                evidence = own_calls
+            elif calls != own_calls:
+                won = successes - own_successes
+                rate = (won + PRIOR_WEIGHT * rate) / (calls - own_calls + PRIOR_WEIGHT)
+                latency = (latency_sum - own_latency_sum + PRIOR_WEIGHT * latency) / (won + PRIOR_WEIGHT)
+            outer_calls, outer_successes, outer_latency_sum = calls, successes, latency_sum
+            calls, successes, latency_sum = own_calls, own_successes, own_latency_sum
+            lately = own_lately if calls >= RECENT else max(own_lately, lately * (1 - calls / RECENT))
+        if not evidence:
+            return NOTHING_KNOWN
+        measured = measured_latency = NOT_MEASURED
+        if place < 2:
+            if calls >= PRIOR_WEIGHT:
+                measured = successes / calls
+            elif outer_calls >= PRIOR_WEIGHT and not place:
+                measured = outer_successes / outer_calls
+            if successes >= PRIOR_WEIGHT:
+                measured_latency = latency_sum / successes
+            elif outer_successes >= PRIOR_WEIGHT and not place:
+                measured_latency = outer_latency_sum / outer_successes
+        rate = (successes + PRIOR_WEIGHT * rate) / (calls + PRIOR_WEIGHT)
+        latency = (latency_sum + PRIOR_WEIGHT * latency) / (successes + PRIOR_WEIGHT)
+        if place:
+            calls = successes = 0.0
+        return rate, latency, evidence, calls, successes, lately, measured, measured_latency
 
     def mean_tokens(self, levels: Path, first: int) -> tuple[float, float] | None:
         """Mean input and output tokens of a call, over all candidates, at the most specific level
@@ -444,7 +410,7 @@ class PerformanceStats:
         for label, cell in level.cells.items():
             row = level.row(label, first)
             if row is not None:
-                _, _, _, calls, successes, lately, *_ = row
+                calls, successes, _, lately, _ = row
                 before = results.get(cell.tier, TierResults(0, 0, 0, 0))
                 results[cell.tier] = before.plus(calls, calls - successes, lately)
         return results
@@ -524,6 +490,6 @@ class CellWindow(NamedTuple):
             input_tokens=int(sums[5]),
             output_tokens=int(sums[6]),
             usage_count=int(sums[7]),
-            recent_failures=cell.recent.bit_count() if kept else 0,
+            recent_failures=newest(cell.recent, sums[0]).bit_count(),
             sketch=sketch,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -41,7 +40,7 @@ class Secret:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
-        return hmac.compare_digest(self._value.encode(), other._value.encode())
+        return self._value == other._value
 
     def __hash__(self) -> int:
         return hash(self._value)

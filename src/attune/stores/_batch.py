@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from attune.models.telemetry import DecisionRecord, LLMCallRecord
@@ -19,46 +18,55 @@ if TYPE_CHECKING:
 
 _MAX_CELLS = 50_000
 
-_INSERT_CELLS = RowInsert(
-    "INSERT INTO cells",
-    "id, workflow, stage, task_type, provider, model_id, tier",
-    " ON CONFLICT DO NOTHING",
+_INSERT_CELLS = RowInsert("INSERT INTO cells", "id, workflow, stage, task_type, provider, model_id, tier")
+_SELECT_CELL = (
+    "SELECT id FROM cells WHERE workflow = ? AND stage = ? AND task_type = ? AND provider = ? "
+    "AND model_id = ? AND tier = ?"
 )
 
 
 class CellNumbers:
     """The numbers of cells, remembered while there are not too many.
 
-    A cell's number is the first 63 bits of a hash of its names: every process finds the same one
-    without asking the file, and two of 100,000 cells share a number with a chance of 1 in 10^9.
+    New cells are numbered one after the other, so that roll-ups of one time lie together, and are
+    inserted with the batch that needs them.
     """
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, ...], int] = {}
         self._new: list[tuple[int | str, ...]] = []
+        self._last: int | None = None
 
-    def number(self, names: tuple[str, ...]) -> int:
-        """The number of a cell; a new cell is written by the next ``write``."""
+    def number(self, connection: sqlite3.Connection, names: tuple[str, ...]) -> int:
+        """The number of a cell, within the caller's transaction; ``write`` inserts a new one."""
         known = self._known.get(names)
-        return self._add(names) if known is None else known
+        if known is not None:
+            return known
+        if len(self._known) >= _MAX_CELLS:
+            self.write(connection)
+            self._known.clear()
+        row = connection.execute(_SELECT_CELL, names).fetchone()
+        number = self._known[names] = self._add(connection, names) if row is None else int(row[0])
+        return number
 
     def write(self, connection: sqlite3.Connection) -> None:
         """Insert the new cells, within the caller's transaction."""
         _INSERT_CELLS.write(connection, self._new)
         self._new = []
+        self._last = None
 
     def forget(self) -> None:
-        """Take every cell for new again: a rollback has undone what ``write`` did."""
+        """Forget everything: a rollback has undone what ``write`` did."""
         self._known.clear()
         self._new = []
+        self._last = None
 
-    def _add(self, names: tuple[str, ...]) -> int:
-        if len(self._known) >= _MAX_CELLS:
-            self._known.clear()
-        digest = blake2b(repr(names).encode(), digest_size=8).digest()
-        number = self._known[names] = int.from_bytes(digest, "big") >> 1
-        self._new.append((number, *names))
-        return number
+    def _add(self, connection: sqlite3.Connection, names: tuple[str, ...]) -> int:
+        if self._last is None:
+            self._last = int(connection.execute("SELECT coalesce(max(id), 0) FROM cells").fetchone()[0])
+        self._last += 1
+        self._new.append((self._last, *names))
+        return self._last
 
 
 def write_records(
@@ -72,7 +80,7 @@ def write_records(
     deltas = RollupDeltas()
     for record in records:
         if isinstance(record, LLMCallRecord):
-            cell = cells.number(record[4:10])
+            cell = cells.number(connection, record[4:10])
             attempts.append(attempt_row(record, cell))
             deltas.add(record, cell)
         elif isinstance(record, DecisionRecord):

@@ -166,17 +166,19 @@ def apply_outcome(connection: sqlite3.Connection, outcome: Outcome) -> OutcomeTa
     before = record.success and previous is not False
     after = record.success and outcome.success
     if before != after:
-        _correct(connection, int(record.at // BUCKET_SECONDS), row[-1], success=after)
+        _correct(connection, record, row[-1], success=after)
     return OutcomeTarget(record, previous)
 
 
-def _correct(connection: sqlite3.Connection, bucket: int, cell: int, *, success: bool) -> None:
-    key = (bucket, cell)
+def _correct(connection: sqlite3.Connection, record: LLMCallRecord, cell: int, *, success: bool) -> None:
+    key = (int(record.at // BUCKET_SECONDS), cell)
     recent, count = connection.execute(
         "SELECT recent, recent_count FROM rollups WHERE bucket = ? AND cell = ?", key
     ).fetchone()
-    changed = next((1 << place for place in range(count) if bool(recent >> place & 1) is success), 0)
+    flipped = next((1 << place for place in range(count) if bool(recent >> place & 1) is success), 0)
+    change = 1 if success else -1
     connection.execute(
-        "UPDATE rollups SET successes = successes + ?, recent = ? WHERE bucket = ? AND cell = ?",
-        (1 if success else -1, recent ^ changed, *key),
+        "UPDATE rollups SET successes = successes + ?, latency_ms_sum = latency_ms_sum + ?, recent = ? "
+        "WHERE bucket = ? AND cell = ?",
+        (change, change * record.latency_ms, recent ^ flipped, *key),
     )

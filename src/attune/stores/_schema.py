@@ -11,7 +11,6 @@ import contextlib
 import os
 import sqlite3
 import time
-from itertools import count
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from attune.errors import CorruptFileError, StoreError
@@ -27,7 +26,7 @@ BUSY_SECONDS = 10.0
 
 CACHE_KIB = 16_384
 _CACHED_STATEMENTS = 128
-_OPEN_TRIES = 100
+_OPEN_TRIES = 10
 
 _VERSION_1 = (
     """CREATE TABLE cells (
@@ -102,16 +101,22 @@ def open_writer(
     A file that is not a database, or a malformed one, is kept aside and a fresh one is made.
     Raises ``StoreError`` for a file that cannot be written or that a newer attune wrote.
     """
-    _make_private_file(path)
+    notices: tuple[str, ...] = ()
     try:
-        return _prepared(path, durability), ()
-    except sqlite3.Error as error:
-        if not is_corruption(error):
-            raise store_error(path, error) from error
-        notice = _keep_aside(path, str(error), clock())
-    _make_private_file(path)
-    try:
-        return _prepared(path, durability), (notice,)
+        _make_private_file(path)
+        try:
+            return _prepared(path, durability), notices
+        except sqlite3.DatabaseError as error:
+            if not is_corruption(error):
+                raise
+            notices = (_keep_aside(path, str(error), clock()),)
+        _make_private_file(path)
+        return _prepared(path, durability), notices
+    except OSError as error:
+        raise StoreError(
+            f"the ledger {path} cannot be written: {error.strerror}; "
+            "make its folder writable or choose another with ATTUNE_HOME"
+        ) from error
     except sqlite3.Error as error:
         raise store_error(path, error) from error
 
@@ -170,40 +175,38 @@ def _primary_code(error: sqlite3.Error) -> int:
 
 
 def _make_private_file(path: Path) -> None:
-    try:
-        if not path.parent.exists():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    except OSError as error:
-        raise StoreError(
-            f"the ledger {path} cannot be written: {error.strerror}; "
-            "make its folder writable or choose another with ATTUNE_HOME"
-        ) from error
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
 
 
 def _prepared(path: Path, durability: Durability) -> sqlite3.Connection:
     # Two processes that open a fresh file at once may be told "locked" without the busy time-out
     # while one switches to WAL: hence the tries.
-    for attempt in count(1):
-        connection = sqlite3.connect(
-            path,
-            timeout=BUSY_SECONDS,
-            isolation_level=None,
-            check_same_thread=False,
-            cached_statements=_CACHED_STATEMENTS,
-        )
+    for _ in range(_OPEN_TRIES - 1):
         try:
-            _configure(connection, durability)
-            _migrate(connection, path)
-        except BaseException as error:
-            connection.close()
-            busy = isinstance(error, sqlite3.Error) and _primary_code(error) == sqlite3.SQLITE_BUSY
-            if not busy or attempt == _OPEN_TRIES:
+            return _connected(path, durability)
+        except sqlite3.OperationalError as error:
+            if _primary_code(error) != sqlite3.SQLITE_BUSY:
                 raise
             time.sleep(0.05)
-        else:
-            return connection
-    raise AssertionError("unreachable")
+    return _connected(path, durability)
+
+
+def _connected(path: Path, durability: Durability) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path,
+        timeout=BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=_CACHED_STATEMENTS,
+    )
+    try:
+        _configure(connection, durability)
+        _migrate(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _configure(connection: sqlite3.Connection, durability: Durability) -> None:
@@ -241,10 +244,10 @@ def _refuse_newer(path: Path, version: int) -> None:
 def _keep_aside(path: Path, reason: str, now: float) -> str:
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
     kept = path.with_name(f"{path.name}.corrupt-{stamp}")
-    for number in count(1):
-        if not kept.exists():
-            break
+    number = 1
+    while kept.exists():
         kept = path.with_name(f"{path.name}.corrupt-{stamp}-{number}")
+        number += 1
     for suffix in ("", "-wal", "-shm"):
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + suffix).replace(kept.with_name(kept.name + suffix))

@@ -129,11 +129,12 @@ class Writer:
     # -- the thread ------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        items: list[Record | _Job] = []
         try:
             while items := self._take():
                 self._attempt(items)
         finally:
-            self._end()
+            self._end(items)
 
     def _take(self) -> list[Record | _Job]:
         """The next items, those to try again first; nothing when it is time to end."""
@@ -234,21 +235,28 @@ class Writer:
             self._queue = deque(item for item in self._queue if not isinstance(item, _Job))
             self._jobs = 0
             self._room.notify_all()
-        for job in waiting:
-            if job.done.running() or job.done.set_running_or_notify_cancel():
-                job.done.set_exception(StoreError(str(error)))
+        _fail(waiting, error)
 
-    def _end(self) -> None:
-        """Close the file; its WAL is emptied into it."""
+    def _end(self, unfinished: list[Record | _Job]) -> None:
+        """Close the file; its WAL is emptied into it. Whatever is left is lost, and that is said."""
         with self._work:
             self._closing_until = self._closing_until or monotonic()
-            self._lost = len(self._retrying) + len(self._queue)
+            left = [*unfinished, *self._retrying, *self._queue]
             self._room.notify_all()
+        jobs = [item for item in left if isinstance(item, _Job)]
+        self._lost = len(left) - len(jobs)
         if self._lost:
             _log(f"{self._lost} records could not be written: {self.last_error}")
+        _fail(jobs, StoreError(f"the ledger {self._path} was closed"))
         with contextlib.suppress(sqlite3.Error):
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._connection.close()
+
+
+def _fail(jobs: Sequence[_Job], error: StoreError) -> None:
+    for job in jobs:
+        if job.done.running() or (not job.done.done() and job.done.set_running_or_notify_cancel()):
+            job.done.set_exception(StoreError(str(error)))
 
 
 def _log(line: str) -> None:

@@ -183,7 +183,11 @@ class ErrorMapper:
         report = _read(body)
         unified = lowered.get("anthropic-ratelimit-unified-status", "")
         cls = _class_of(self._signals(report, status, unified))
-        wait = _window_reset(lowered, now) if cls is WindowSpentError else None
+        waits = (
+            _window_reset(lowered, now) if cls is WindowSpentError else None,
+            retry_after(lowered, now),
+            report.retry_delay,
+        )
         text = report.message
         if 300 <= status < 400:
             text = "a redirect, which is not followed; set base_url to where the service really is"
@@ -192,7 +196,7 @@ class ErrorMapper:
             f"answered {status}",
             report._replace(message=text),
             status=status,
-            retry_after=wait if wait is not None else retry_after(lowered, now) or report.retry_delay,
+            retry_after=next((wait for wait in waits if wait is not None), None),
             body=body[:MAX_ERROR_BODY_BYTES],
         )
 

@@ -15,6 +15,7 @@ import pytest
 from attune.errors import StoreError
 from attune.models.state import Fact, FactKind, LedgerTotals
 from attune.models.telemetry import Outcome
+from attune.stores._schema import open_writer
 from attune.stores.sqlite import RETENTION_SECONDS, SqliteReader, SqliteStore
 from unit.stores.ledger_records import NOW, attempt
 
@@ -128,6 +129,18 @@ def test_a_ledger_that_another_program_holds_locked_is_one_clear_line(
             SqliteStore.open(path)
 
 
+def test_a_commit_is_synced_to_the_disk_only_if_every_call_asks_for_it(tmp_path: Path) -> None:
+    for durability, synchronous in (("batch", 1), ("call", 2)):
+        connection, _ = open_writer(tmp_path / "ledger.db", durability, lambda: NOW)
+        with contextlib.closing(connection):
+            assert connection.execute("PRAGMA synchronous").fetchone() == (synchronous,)
+            assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    with contextlib.closing(SqliteStore.open(tmp_path / "ledger.db", durability="call")) as store:
+        store.append_attempt(attempt())
+        store.flush_sync(10)
+        assert store.attempts("c1")
+
+
 def test_another_terminal_reads_while_the_store_writes(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     with contextlib.closing(SqliteStore.open(path, clock=lambda: NOW)) as store:
@@ -162,6 +175,13 @@ def test_reading_a_file_that_is_no_ledger_is_one_clear_line(tmp_path: Path) -> N
     with pytest.raises(StoreError, match="not a database"):
         SqliteStore.open_readonly(path)
     assert path.read_bytes() == b"garbage" * 999
+
+
+def test_a_reader_is_told_of_a_database_that_cannot_be_read_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    path.mkdir()
+    with pytest.raises(StoreError, match=f"the ledger {path} failed: "):
+        SqliteStore.open_readonly(path)
 
 
 def test_a_file_that_goes_bad_while_it_is_read_is_one_clear_line(tmp_path: Path) -> None:
@@ -212,7 +232,7 @@ def test_hand_made_questions_find_attempts_with_their_names(tmp_path: Path) -> N
 
 
 def test_importing_the_store_loads_neither_a_network_nor_a_json_library() -> None:
-    code = "import sys, attune.stores.sqlite; print(*sorted(sys.modules))"
+    code = "import sys; old = set(sys.modules); import attune.stores.sqlite; print(*set(sys.modules) - old)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )

@@ -56,8 +56,8 @@ def test_a_record_is_committed_soon_without_a_flush(store: SqliteStore) -> None:
 
 
 async def test_flushing_does_not_block_the_loop(store: SqliteStore, path: Path) -> None:
-    store.append_attempt(attempt())
     with locked(path):
+        store.append_attempt(attempt())
         flushed = asyncio.create_task(store.flush())
         for _ in range(20):
             await asyncio.sleep(0)
@@ -67,8 +67,8 @@ async def test_flushing_does_not_block_the_loop(store: SqliteStore, path: Path) 
 
 
 async def test_a_cancelled_flush_harms_no_one(store: SqliteStore, path: Path) -> None:
-    store.append_attempt(attempt())
     with locked(path):
+        store.append_attempt(attempt())
         flushed = asyncio.create_task(store.flush())
         await asyncio.sleep(0)
         flushed.cancel()
@@ -79,9 +79,10 @@ async def test_a_cancelled_flush_harms_no_one(store: SqliteStore, path: Path) ->
 
 
 def test_a_flush_that_takes_too_long_says_so(store: SqliteStore, path: Path) -> None:
-    store.append_attempt(attempt())
-    with locked(path), pytest.raises(StoreError, match=r"not written within 0\.05 s"):
-        store.flush_sync(0.05)
+    with locked(path):
+        store.append_attempt(attempt())
+        with pytest.raises(StoreError, match=r"not written within 0\.05 s"):
+            store.flush_sync(0.05)
 
 
 def test_appends_from_many_threads_all_arrive(store: SqliteStore) -> None:
@@ -143,8 +144,8 @@ def test_a_lock_that_stays_is_an_error_of_flush_and_the_records_are_kept(
     monkeypatch.setattr("attune.stores._schema.BUSY_SECONDS", 0.01)
     store = SqliteStore.open(path)
     store.flush_sync(10)
-    store.append_attempt(attempt())
     with locked(path):
+        store.append_attempt(attempt())
         for _ in range(3):
             with pytest.raises(StoreError, match="locked; another process has held it"):
                 store.flush_sync(10)
@@ -209,6 +210,37 @@ def test_a_question_with_a_value_that_cannot_be_stored_gets_the_error_itself(sto
         store.record_outcome(Outcome("\ud800", NOW, success=True))
     store.flush_sync(10)
     assert store.attempts("c1")
+
+
+def test_more_cells_than_are_remembered_keep_their_own_roll_ups(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attune.stores._batch._MAX_CELLS", 3)
+    for _ in range(2):
+        for number in range(10):
+            store.append_attempt(attempt(stage=f"s{number}"))
+        store.flush_sync(10)
+    rows = {row.stage: row.calls for row in store.rollups(0)}
+    assert rows == {f"s{number}": 2 for number in range(10)}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_fault_that_ends_the_thread_leaves_nobody_waiting_and_is_said(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def out_of_memory(*_: Any) -> None:
+        raise MemoryError
+
+    store.flush_sync(10)
+    monkeypatch.setattr(_writer, "write_records", out_of_memory)
+    store.append_attempt(attempt())
+    with pytest.raises(StoreError, match="was closed"):
+        store.flush_sync(10)
+    with pytest.raises(StoreError, match="is closed"):
+        store.append_attempt(attempt())
+    with pytest.raises(StoreError, match="1 records could not be written"):
+        store.close()
+    assert "1 records could not be written" in caplog.text
 
 
 def test_a_store_that_is_forgotten_writes_what_was_queued(path: Path) -> None:

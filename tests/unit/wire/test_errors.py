@@ -339,6 +339,8 @@ def test_retry_after_is_read_as_seconds_milliseconds_or_a_date(
 def test_an_error_carries_how_long_to_wait() -> None:
     throttled = mapped(Case("", 429, openai("x"), ThrottledError, {"Retry-After": "12"}))
     assert throttled.retry_after == 12.0
+    at_once = mapped(Case("", 429, openai("x"), ThrottledError, {"Retry-After": "0"}))
+    assert at_once.retry_after == 0.0
     delayed = mapped(
         Case("", 429, gemini(429, "RESOURCE_EXHAUSTED", "x", {"retryDelay": "37s"}), ThrottledError)
     )

@@ -1,0 +1,160 @@
+"""``attune auth recommend``: what should pay for work on one file."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from attune.cli._exit import ExitCode
+from attune.cli._payment import NO_SUBSCRIPTION_YET, credentials_off, find_payer, strategy_flags, why_mode
+from attune.cli._terminal import aligned, dollars, load_config, print_json
+from attune.errors import InvalidRequestError
+from attune.models.auth_strategy import AuthFacts, AuthMode, CostEstimate
+from attune.models.registry import ModelTier
+
+if TYPE_CHECKING:
+    from attune.config import Config
+    from attune.models.auth_strategy import AuthStrategy
+
+__all__ = ["Recommendation", "as_json", "describe", "read_text", "recommend", "show_recommendation"]
+
+MAX_FILE_BYTES = 10 * 1024 * 1024
+
+
+class Recommendation(NamedTuple):
+    """What should pay for a file; ``api`` and ``subscription`` are what it costs either way."""
+
+    file: Path
+    lines: int
+    size: str
+    tokens: int
+    assumed_multiplier: float
+    mode: AuthMode
+    reason: str
+    api: CostEstimate
+    subscription: CostEstimate
+    payer: str | None
+
+    @property
+    def tokens_per_line(self) -> float:
+        """What the file really has, to compare with ``assumed_multiplier``."""
+        return self.tokens / self.lines
+
+
+def show_recommendation(args: Any) -> int:
+    """Recommend for the file of ``args``; returns the exit code."""
+    text = read_text(args.file)
+    config = load_config(args, strategy_flags(args))
+    found = recommend(Path(args.file), text, config.auth, config)
+    if getattr(args, "json", False):
+        print_json(as_json(found))
+    else:
+        print(describe(found))
+    return ExitCode.OK
+
+
+def recommend(file: Path, text: str, strategy: AuthStrategy, config: Config) -> Recommendation:
+    """Count the file and compare both modes at today's prices."""
+    from attune.tokens import count_tokens
+
+    now = time.time()
+    payer = find_payer(config, credentials_off(config, now))
+    served = config.registry.get_model("anthropic", ModelTier.CAPABLE)
+    paid = payer.model if payer and not payer.model.local else served
+    lines, tokens = len(text.splitlines()), count_tokens(text, paid.id)
+    by_plan = strategy.estimate_cost(
+        lines, AuthMode.SUBSCRIPTION, model=served, input_tokens=count_tokens(text, served.id), at=now
+    )
+    facts = AuthFacts(context_fits=by_plan.fits_context)
+    return Recommendation(
+        file=file,
+        lines=lines,
+        size=strategy.get_module_size_category(lines),
+        tokens=tokens,
+        assumed_multiplier=strategy.loc_to_tokens_multiplier,
+        mode=strategy.get_recommended_mode(lines, facts),
+        reason=why_mode(strategy, lines, facts),
+        api=strategy.estimate_cost(lines, AuthMode.API, model=paid, input_tokens=tokens, at=now),
+        subscription=by_plan,
+        payer=str(payer) if payer else None,
+    )
+
+
+def describe(found: Recommendation) -> str:
+    """The recommendation for people."""
+    density = f"{found.tokens_per_line:.1f} a line; the strategy assumes {found.assumed_multiplier:g}"
+    parts = [
+        f"{found.file}: {found.lines:,} lines ({found.size}), {found.tokens:,} tokens ({density})",
+        f"recommended: {found.mode} ({found.reason})",
+        "",
+        aligned(
+            [
+                ("mode", "model", "tokens in", "out (expected)", "adds to the bill", "fits"),
+                *(_row(estimate) for estimate in (found.api, found.subscription)),
+            ]
+        ),
+    ]
+    if found.mode is AuthMode.SUBSCRIPTION:
+        parts += ["", f"{NO_SUBSCRIPTION_YET}: {found.payer or 'nothing'} would pay"]
+    elif found.payer is None:
+        parts += ["", "no credential is there that could pay: set ANTHROPIC_API_KEY, or add a provider"]
+    return "\n".join(parts)
+
+
+def read_text(name: str) -> str:
+    """The text of a file of the user. Raises ``InvalidRequestError`` saying why it is no use."""
+    path = Path(name)
+    try:
+        if path.is_dir():
+            raise InvalidRequestError(f"{name} is a folder; name one file")
+        if not path.is_file():
+            what = "is not a regular file" if path.exists() else "does not exist"
+            raise InvalidRequestError(f"{name} {what}; name a text file")
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        if isinstance(error, InvalidRequestError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidRequestError(f"cannot read {name}: {reason}") from None
+    if len(content) > MAX_FILE_BYTES:
+        raise InvalidRequestError(
+            f"{name} is above {MAX_FILE_BYTES // 1024 // 1024} MiB; name a smaller file"
+        )
+    return _decoded(name, content)
+
+
+def _decoded(name: str, content: bytes) -> str:
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise InvalidRequestError(f"{name} is binary, not UTF-8 text; name a text file")
+    if not text.strip():
+        raise InvalidRequestError(f"{name} is empty; name a file with something in it")
+    return text
+
+
+def _row(estimate: CostEstimate) -> tuple[str, ...]:
+    bill = dollars(estimate.cost_usd)
+    return (
+        estimate.mode.value,
+        estimate.model,
+        f"{estimate.input_tokens:,}",
+        f"{estimate.output_tokens:,}",
+        f"{bill}, and quota" if estimate.mode is AuthMode.SUBSCRIPTION else bill,
+        "yes" if estimate.fits_context else "no",
+    )
+
+
+def as_json(found: Recommendation) -> dict[str, Any]:
+    """The recommendation for programs."""
+    return {
+        **found._asdict(),
+        "file": str(found.file),
+        "tokens_per_line": found.tokens_per_line,
+        "api": found.api._asdict(),
+        "subscription": found.subscription._asdict(),
+    }

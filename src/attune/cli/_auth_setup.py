@@ -1,0 +1,190 @@
+"""``attune auth setup`` and ``attune auth reset``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attune.cli._auth_recommend import as_json, describe, read_text, recommend
+from attune.cli._claude import find_claude_login
+from attune.cli._exit import INTERRUPTED, ExitCode, note
+from attune.cli._payment import strategy_flags
+from attune.cli._terminal import load_config, print_json
+from attune.config import load_auth, reset_auth, save_auth
+from attune.errors import InvalidRequestError
+from attune.models.auth_strategy import PLAN_USD_A_MONTH, AuthMode, AuthStrategy, SubscriptionTier
+
+if TYPE_CHECKING:
+    from attune.cli._auth_recommend import Recommendation
+    from attune.cli._claude import ClaudeLogin
+    from attune.config import Config
+
+__all__ = ["reset", "setup"]
+
+_NO_TERMINAL = (
+    "there is no terminal to ask on; give the answers as options (--plan, --mode, "
+    "--prefer-subscription ...), or --yes to take what is found"
+)
+
+
+def setup(args: Any) -> int:
+    """Find out what is there, ask or take the options, save; returns the exit code."""
+    flags, wants_json = strategy_flags(args), getattr(args, "json", False)
+    asks = not flags and not getattr(args, "yes", False)
+    if asks and (wants_json or not _is_interactive()):
+        raise InvalidRequestError(_NO_TERMINAL)
+    file = getattr(args, "file", None)
+    text = read_text(file) if file else None
+    config = load_config(args)
+    login = find_claude_login()
+    strategy: AuthStrategy | None = _changed(_start(config, login), flags)
+    if not wants_json:
+        _show_found(config, login)
+    if asks:
+        strategy = _answered(_start(config, login), config, file)
+    if strategy is None:
+        note("nothing was saved")
+        return INTERRUPTED
+    compared = None if text is None else recommend(Path(str(file)), text, strategy, config)
+    save_auth(config.paths.auth_file, strategy)
+    if wants_json:
+        _report_json(config, strategy, compared)
+    else:
+        _report(config, strategy, None if asks else compared)
+    return ExitCode.OK
+
+
+def reset(args: Any) -> int:
+    """Remove what was saved, once that is confirmed; returns the exit code."""
+    config = load_config(args)
+    file = config.paths.auth_file
+    if file.exists() and not getattr(args, "yes", False):
+        if getattr(args, "json", False) or not _is_interactive():
+            raise InvalidRequestError(f"this would remove {file}; give --yes to do it without asking")
+        import questionary
+
+        if not questionary.confirm(f"Remove {file}?", default=False).ask():
+            note("nothing was removed")
+            return INTERRUPTED
+    removed = reset_auth(file)
+    if getattr(args, "json", False):
+        print_json({"removed": removed, "auth_file": str(file)})
+    else:
+        print(f"removed {file}" if removed else f"there is nothing saved at {file}")
+    return ExitCode.OK
+
+
+def _is_interactive() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _start(config: Config, login: ClaudeLogin) -> AuthStrategy:
+    """What was saved before, else the defaults with the plan that is logged in."""
+    saved, _ = load_auth(config.paths.auth_file)
+    return saved or AuthStrategy(subscription_tier=login.plan)
+
+
+def _changed(start: AuthStrategy, changes: dict[str, Any]) -> AuthStrategy:
+    values = {**start.to_dict(), **changes, "setup_completed": True}
+    return AuthStrategy.from_dict(values, "the command line")
+
+
+def _show_found(config: Config, login: ClaudeLogin) -> None:
+    for provider in config.providers:
+        print(f"found {provider.name} {', '.join(provider.credentials)} ({provider.source})")
+    if not config.providers:
+        print("found no API key: set ANTHROPIC_API_KEY, OPENAI_API_KEY or GEMINI_API_KEY")
+    print(login.summary)
+
+
+def _answered(start: AuthStrategy, config: Config, file: str | None) -> AuthStrategy | None:
+    """What the user chose on the terminal, or ``None`` when they left or did not confirm."""
+    import questionary
+
+    try:
+        strategy = _asked(start)
+        name = (
+            file
+            or questionary.text(
+                "A file of yours to compare the costs on (empty to skip):", validate=_is_readable
+            ).unsafe_ask()
+        )
+        if name.strip():
+            print(describe(recommend(Path(name.strip()), read_text(name.strip()), strategy, config)))
+        saves = questionary.confirm("Save this?", default=True).unsafe_ask()
+    except (KeyboardInterrupt, EOFError):
+        return None
+    return strategy if saves else None
+
+
+def _asked(start: AuthStrategy) -> AuthStrategy:
+    import questionary
+
+    plan = questionary.select(
+        "Which subscription do you have?",
+        choices=[questionary.Choice(_plan_title(plan), plan.value) for plan in SubscriptionTier],
+        default=start.subscription_tier.value,
+    ).unsafe_ask()
+    mode = questionary.select(
+        "What should pay?",
+        choices=[questionary.Choice(title, mode.value) for mode, title in _MODE_TITLES.items()],
+        default=start.default_mode.value,
+    ).unsafe_ask()
+    answers = {"subscription_tier": plan, "default_mode": mode}
+    if plan != SubscriptionTier.NONE and mode == AuthMode.AUTO:
+        answers["prefer_subscription"] = questionary.confirm(
+            "Prefer the subscription for medium and large work?", default=start.prefer_subscription
+        ).unsafe_ask()
+    return _changed(start, answers)
+
+
+def _is_readable(answer: str) -> bool | str:
+    if not answer.strip():
+        return True
+    try:
+        read_text(answer.strip())
+    except InvalidRequestError as error:
+        return str(error)
+    return True
+
+
+_MODE_TITLES = {
+    AuthMode.AUTO: "auto: by the size of the work and what is known of the quota",
+    AuthMode.SUBSCRIPTION: "subscription: always the plan",
+    AuthMode.API: "api: always API keys",
+}
+
+
+def _plan_title(plan: SubscriptionTier) -> str:
+    price = PLAN_USD_A_MONTH.get(plan)
+    return f"{plan} (${price} a month)" if price else str(plan)
+
+
+def _report(config: Config, strategy: AuthStrategy, compared: Recommendation | None) -> None:
+    if compared is not None:
+        print(describe(compared))
+    print(f"saved to {config.paths.auth_file}")
+    for name, source in _shadowed(config, strategy).items():
+        print(f"but {source} sets {name} = {config.auth.to_dict()[name]}, which wins over what was saved")
+
+
+def _report_json(config: Config, strategy: AuthStrategy, compared: Recommendation | None) -> None:
+    print_json(
+        {
+            "auth_file": str(config.paths.auth_file),
+            "strategy": strategy.to_dict(),
+            "shadowed": _shadowed(config, strategy),
+            "recommendation": None if compared is None else as_json(compared),
+        }
+    )
+
+
+def _shadowed(config: Config, strategy: AuthStrategy) -> dict[str, str]:
+    """The fields that the configuration sets otherwise, and where."""
+    there, saved = config.auth.to_dict(), strategy.to_dict()
+    return {
+        name: source
+        for name, source in config.auth_sources.items()
+        if source not in {"default", "auth.json"} and there[name] != saved[name]
+    }

@@ -1,0 +1,111 @@
+"""``attune auth status``."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from attune.cli._exit import ExitCode
+from attune.cli._payment import NO_SUBSCRIPTION_YET, credentials_off, find_payer, strategy_flags, why_mode
+from attune.cli._terminal import aligned, load_config, print_json, utc
+from attune.models.auth_strategy import AuthMode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from attune.config import Config
+    from attune.models.auth_strategy import AuthStrategy
+    from attune.models.state import Fact
+
+
+def show_status(args: Any) -> int:
+    """Show the strategy, the credentials and what would pay; returns the exit code."""
+    config = load_config(args, strategy_flags(args))
+    off = credentials_off(config, time.time())
+    strategy, credentials, work = _strategy(config), _credentials(config, off), _work(config, off)
+    if getattr(args, "json", False):
+        paths = {
+            "auth_file": str(config.paths.auth_file),
+            "config_file": str(config.paths.config_file),
+        }
+        print_json({"strategy": strategy, "credentials": credentials, "pays": work, **paths})
+        return ExitCode.OK
+    print(
+        aligned(
+            [
+                ("field", "value", "from"),
+                *((name, str(field["value"]), field["source"]) for name, field in strategy.items()),
+            ]
+        )
+    )
+    print("\ncredentials")
+    for each in credentials:
+        state = "" if each["off_until"] is None else f"; off until {utc(each['off_until'])}: {each['reason']}"
+        print(f"  {each['provider']} {each['credential']} ({each['source']}){state}")
+    if not credentials:
+        print("  none: set ANTHROPIC_API_KEY, OPENAI_API_KEY or GEMINI_API_KEY, or add a provider")
+    print("\nwhat would pay now")
+    for each in work:
+        print(f"  {each['work']} ({each['lines']} lines): {each['summary']}")
+    if not config.auth.setup_completed:
+        print("\nrun `attune auth setup` to say which plan you have")
+    return ExitCode.OK
+
+
+def _strategy(config: Config) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"value": value, "source": config.auth_sources[name]}
+        for name, value in config.auth.to_dict().items()
+    }
+
+
+def _credentials(config: Config, off: Mapping[str, Fact]) -> list[dict[str, Any]]:
+    found = []
+    for provider in config.providers:
+        for credential in provider.credentials:
+            fact = off.get(f"{provider.name}#{credential}")
+            found.append(
+                {
+                    "provider": provider.name,
+                    "credential": credential,
+                    "reference": provider.keys.get(credential),
+                    "source": provider.source,
+                    "off_until": fact.until if fact else None,
+                    "reason": fact.detail if fact else "",
+                }
+            )
+    return found
+
+
+def _work(config: Config, off: Mapping[str, Fact]) -> list[dict[str, Any]]:
+    """What would pay for each size of work; the last line of a size stands for it."""
+    payer = find_payer(config, off)
+    rows = []
+    for size, span, lines in _sizes(config.auth):
+        mode = config.auth.get_recommended_mode(lines)
+        why = why_mode(config.auth, lines)
+        uses = f"{payer} would pay" if payer else "nothing can pay; no credential is there that works"
+        if mode is AuthMode.SUBSCRIPTION:
+            summary = f"subscription recommended ({why}), but {NO_SUBSCRIPTION_YET}: {uses}"
+        else:
+            summary = f"{uses} ({why})"
+        rows.append(
+            {
+                "work": size,
+                "lines": span,
+                "recommended": mode.value,
+                "provider": payer.model.provider if payer else None,
+                "model": payer.model.id if payer else None,
+                "credential": payer.credential if payer else None,
+                "reason": why,
+                "summary": summary,
+            }
+        )
+    return rows
+
+
+def _sizes(strategy: AuthStrategy) -> list[tuple[str, str, int]]:
+    """The sizes of work that the thresholds leave: name, span, a number of lines within it."""
+    small, large = strategy.small_module_threshold, strategy.large_module_threshold
+    sizes = [("small", f"below {small}", small - 1)] if small > 0 else []
+    return [*sizes, ("medium", f"{small} to {large}", large), ("large", f"above {large}", large + 1)]

@@ -1,0 +1,91 @@
+"""What would pay, and why."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from attune.models.auth_strategy import AuthFacts, AuthMode, AuthStrategy, SubscriptionTier
+from attune.models.registry import ModelTier
+from attune.models.state import FactKind
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from attune.config import Config
+    from attune.models.registry import ModelInfo
+    from attune.models.state import Fact
+
+__all__ = [
+    "NO_SUBSCRIPTION_YET",
+    "Payer",
+    "credentials_off",
+    "find_payer",
+    "strategy_flags",
+    "why_mode",
+]
+
+NO_SUBSCRIPTION_YET = "this version executes on API keys and local models, not on a subscription"
+
+
+class Payer(NamedTuple):
+    """The credential that would pay, and the model that it would pay for."""
+
+    model: ModelInfo
+    credential: str
+
+    def __str__(self) -> str:
+        return f"{self.model.provider} {self.credential} for {self.model.id}"
+
+
+def strategy_flags(args: Any) -> dict[str, Any]:
+    """The fields of ``AuthStrategy`` that the command line gave."""
+    given = {field.name: getattr(args, field.name, None) for field in fields(AuthStrategy)}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def credentials_off(config: Config, now: float) -> dict[str, Fact]:
+    """The credentials that are off now, as ``provider#credential``; a ledger that is not there knows none.
+
+    Raises ``StoreError`` for one that cannot be read.
+    """
+    if not config.paths.ledger_file.exists():
+        return {}
+    from attune.stores.sqlite import SqliteStore
+
+    facts = SqliteStore.open_readonly(config.paths.ledger_file, clock=lambda: now).facts()
+    return {fact.key: fact for fact in facts if fact.kind is FactKind.CREDENTIAL_OFF and fact.until > now}
+
+
+def find_payer(config: Config, off: Collection[str]) -> Payer | None:
+    """Who would be asked without any telemetry: the first candidate of the tier ``capable``, then others."""
+    allowed = config.routing.allow_providers
+    for tier in (ModelTier.CAPABLE, ModelTier.PREMIUM, ModelTier.CHEAP):
+        for model in config.registry.in_tier(tier):
+            if allowed is not None and model.provider not in allowed:
+                continue
+            if config.routing.local_only and not model.local:
+                continue
+            for credential in config.enrolled.get(model.provider, ()):
+                if f"{model.provider}#{credential}" not in off:
+                    return Payer(model, credential)
+    return None
+
+
+def why_mode(strategy: AuthStrategy, lines: int, facts: AuthFacts | None = None) -> str:
+    """Why ``get_recommended_mode`` says what it says, in a few words."""
+    if strategy.default_mode is not AuthMode.AUTO:
+        return f"the mode is set to {strategy.default_mode}"
+    if strategy.subscription_tier is SubscriptionTier.NONE:
+        return "there is no subscription plan"
+    if not strategy.prefer_subscription:
+        return "the subscription is not preferred"
+    known = facts if facts is not None and strategy.cost_optimization else AuthFacts()
+    if known.window_exhausted:
+        return "the subscription's quota window is used up"
+    if known.context_fits is False:
+        return "it does not fit the context window that the subscription serves"
+    size = strategy.get_module_size_category(lines)
+    if size != "small":
+        return f"{size} work goes to the {strategy.subscription_tier} plan"
+    return "quota would expire unused" if known.quota_would_expire else "small work goes to the API"

@@ -1,0 +1,78 @@
+"""``attune breakers``."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from attune.cli._exit import ExitCode, guarded
+from attune.cli._ledger import open_ledger
+from attune.cli._parser import add_shared_options
+from attune.cli._terminal import load_config, print_json, print_table, utc
+from attune.models.state import FactKind
+
+if TYPE_CHECKING:
+    import argparse
+
+    from attune.cli._parser import CommandParser
+    from attune.models.state import Fact
+
+__all__ = ["cmd_breakers", "configure"]
+
+_STATES = {
+    FactKind.BREAKER: "open",
+    FactKind.COOLDOWN: "cooling down",
+    FactKind.CREDENTIAL_OFF: "credential off",
+    FactKind.MODEL_OFF: "model off",
+    FactKind.QUOTA: "quota window",
+}
+
+
+def configure(parser: CommandParser) -> None:
+    """Add the options of ``attune breakers``."""
+    parser.description = (
+        "Shows what all attune processes of this user know of right now: open circuits, cooldowns,\n"
+        "credentials and models that are off, and what was closed again within the last hour."
+    )
+    parser.epilog = "example:\n  attune breakers --json"
+    add_shared_options(parser)
+    parser.set_defaults(run=cmd_breakers)
+
+
+@guarded
+def cmd_breakers(args: argparse.Namespace) -> int:
+    """Show what is tripped, off or cooling down; returns the exit code."""
+    ledger = open_ledger(load_config(args))
+    rows = [_row(fact, time.time()) for fact in (ledger.facts() if ledger else ())]
+    if args.json:
+        print_json({"domains": rows})
+    elif not rows:
+        print("everything is closed: nothing is tripped, off or cooling down")
+    else:
+        print_table(
+            ("domain", "state", "until", ">seconds left", "detail"),
+            [
+                (
+                    row["domain"],
+                    row["state"],
+                    "-" if row["until"] is None else utc(row["until"]),
+                    "-" if row["until"] is None else f"{row['seconds_left']:.0f}",
+                    row["detail"],
+                )
+                for row in rows
+            ],
+        )
+    return ExitCode.OK
+
+
+def _row(fact: Fact, now: float) -> dict[str, Any]:
+    holds = fact.until > now
+    return {
+        "domain": fact.key,
+        "kind": fact.kind.value,
+        "state": _STATES[fact.kind] if holds else "closed",
+        "until": fact.until if holds else None,
+        "seconds_left": fact.until - now if holds else 0.0,
+        "since": fact.at,
+        "detail": fact.detail,
+    }

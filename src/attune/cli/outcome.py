@@ -1,0 +1,77 @@
+"""``attune outcome``."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from attune.cli._exit import ExitCode, guarded
+from attune.cli._parser import add_shared_options
+from attune.cli._terminal import load_config, print_json
+from attune.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from attune.cli._parser import CommandParser
+    from attune.config import Config
+    from attune.models.state import OutcomeTarget
+
+__all__ = ["cmd_outcome", "configure"]
+
+
+def configure(parser: CommandParser) -> None:
+    """Add the options of ``attune outcome``."""
+    parser.description = (
+        "Says whether the answer of a call was good, once you know. The router learns from it: an answer\n"
+        "that arrived but was no use counts as a failure. A later outcome replaces an earlier one."
+    )
+    parser.epilog = "example:\n  attune outcome 0a1b2c3d --failure --score 0.2"
+    parser.add_argument("call_id", metavar="CALL_ID", help="the id that `attune run` printed")
+    result = parser.add_mutually_exclusive_group(required=True)
+    result.add_argument("--success", action="store_true", dest="success", help="the answer was good")
+    result.add_argument("--failure", action="store_false", dest="success", help="the answer was no use")
+    parser.add_argument("--score", type=float, metavar="X", help="how good, from 0 to 1")
+    add_shared_options(parser)
+    parser.set_defaults(run=cmd_outcome)
+
+
+@guarded
+def cmd_outcome(args: argparse.Namespace) -> int:
+    """Record an outcome; returns the exit code."""
+    if args.score is not None and not 0 <= args.score <= 1:
+        raise InvalidRequestError(f"--score must be from 0 to 1, not {args.score:g}")
+    target = _record(load_config(args), args)
+    if target is None:
+        raise InvalidRequestError(
+            f"there is no call {args.call_id!r} in the ledger; `attune run` prints the id of each"
+        )
+    result = "success" if args.success else "failure"
+    record = target.record
+    if args.json:
+        print_json(
+            {
+                "call_id": args.call_id,
+                "success": args.success,
+                "score": args.score,
+                "provider": record.provider,
+                "model": record.model_id,
+                "previous": target.previous,
+            }
+        )
+    else:
+        print(f"recorded {result} of {args.call_id}: {record.provider}/{record.model_id}")
+    return ExitCode.OK
+
+
+def _record(config: Config, args: argparse.Namespace) -> OutcomeTarget | None:
+    if not config.paths.ledger_file.exists():
+        return None
+    from attune.models.telemetry import Outcome
+    from attune.stores.sqlite import SqliteStore
+
+    store = SqliteStore.open(config.paths.ledger_file, durability=config.ledger.durability)
+    try:
+        return store.record_outcome(Outcome(args.call_id, time.time(), args.success, args.score))
+    finally:
+        store.close()

@@ -1,0 +1,292 @@
+"""The one place that wires: from a configuration to something that answers.
+
+::
+
+    import attune
+
+    with attune.open() as ai:
+        print(ai.ask("Why is the sky blue?").text)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from attune.clock import SYSTEM_CLOCK
+from attune.errors import InvalidRequestError, StoreError, UnknownNameError
+from attune.models.adaptive_routing import AdaptiveModelRouter
+from attune.models.attempt import AttemptRunner
+from attune.models.budget import CallLimits
+from attune.models.failure_domains import BreakerLimits, FailureDomains
+from attune.models.request import ExecutionContext, LLMRequest, RouteRequest
+from attune.models.resilient_executor import CallStream, ResilientExecutor
+from attune.models.retry import RetryPolicy
+from attune.models.spending import SpendCap
+from attune.models.telemetry import Outcome
+from attune.providers.catalogue import build_provider
+from attune.providers.secret import resolve_secret
+from attune.stores.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from types import FrameType, TracebackType
+
+    from attune.clock import Clock
+    from attune.config import Config
+    from attune.models.executor import LLMResponse, Provider
+    from attune.models.route_decision import RouteDecision
+    from attune.models.telemetry import LLMCallRecord
+
+__all__ = ["Runtime", "build", "open"]
+
+SYNC_SECONDS = 1.0
+"""How often a running process reads what others found out about breakers and credentials."""
+
+
+class Runtime:
+    """A configuration brought to life: router, executors, ledger.
+
+    Async at the core: ``async with attune.open() as ai: await ai.run(...)``. For scripts,
+    ``with attune.open() as ai: ai.ask(...)``. ``notices`` are lines that a surface should show.
+    ``on_step`` may be set to a function that gets a line for people whenever an attempt fails.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        providers: Iterable[Provider],
+        store: SqliteStore,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        on_step: Callable[[str], None] | None = None,
+    ) -> None:
+        self.config = config
+        self.store = store
+        self.notices = (*config.notices, *store.notices)
+        self._clock = clock
+        self.domains = FailureDomains(BreakerLimits(*config.breaker), clock=clock, publish=store.put_fact)
+        allowed = dict(config.routing.workflows)
+        if config.routing.allow_providers is not None:
+            allowed["*"] = config.routing.allow_providers
+        self.router = AdaptiveModelRouter(
+            config.registry,
+            credentials=config.enrolled,
+            availability=self.domains,
+            clock=clock,
+            window_days=config.routing.window_days,
+            allow_providers=allowed,
+            local_only=config.routing.local_only,
+        )
+        self.router.restore(store.rollups(self.router.stats.first_bucket(clock.time())))
+        self.domains.learn(store.facts())
+        runner = AttemptRunner(
+            providers, domains=self.domains, clock=clock, record=self._recorded, spend_cap=self._spend_cap()
+        )
+        self.executor = ResilientExecutor(
+            self.router,
+            runner,
+            retry=RetryPolicy(max_repeats=config.call.retries),
+            limits=CallLimits(
+                max_attempts=config.call.max_attempts,
+                deadline_s=config.call.deadline_seconds,
+                first_content_s=config.call.first_content_seconds,
+                idle_s=config.call.idle_seconds,
+                connect_s=config.call.connect_seconds,
+            ),
+            record_decision=store.append_decision,
+            durable=store.flush if config.ledger.durability == "call" else None,
+            on_step=on_step,
+        )
+        self._sync: asyncio.Task[None] | None = None
+        self._loop: asyncio.Runner | None = None
+        self._closed = False
+
+    # -- answering -------------------------------------------------------------------------------
+
+    async def run(
+        self, prompt: str | LLMRequest, context: ExecutionContext | None = None, **fields: Any
+    ) -> LLMResponse:
+        """Answer a prompt or a whole request.
+
+        What the call is for and may cost is given as an ``ExecutionContext``, or by its fields:
+        ``await ai.run("...", task_type="summarize", max_cost=0.01)``. Raises as
+        ``ResilientExecutor.run`` does.
+        """
+        return await self.executor.run(_request(prompt), _context(context, fields))
+
+    def stream(
+        self, prompt: str | LLMRequest, context: ExecutionContext | None = None, **fields: Any
+    ) -> CallStream:
+        """Answer as events: ``async with ai.stream("...") as events: async for event in events``."""
+        return self.executor.stream(_request(prompt, stream=True), _context(context, fields))
+
+    def ask(
+        self, prompt: str | LLMRequest, context: ExecutionContext | None = None, **fields: Any
+    ) -> LLMResponse:
+        """``run`` for scripts: waits for the answer. Not to be called from inside an event loop."""
+        self._learn(self.store.facts())
+        return self._blocking().run(self.run(prompt, context, **fields))
+
+    def decide(
+        self, prompt: str | LLMRequest | None, context: ExecutionContext | None = None, **fields: Any
+    ) -> RouteDecision:
+        """What ``run`` would choose now, and why; nothing is called or recorded."""
+        context = _context(context, fields)
+        request = LLMRequest.from_prompt("?") if prompt is None else _request(prompt)
+        route = RouteRequest.of(request, context)
+        if prompt is None:
+            route = route.of_unknown_size()
+        return self.executor.decide(route, required_success=context.min_success_rate is not None)
+
+    def record_outcome(self, call_id: str, *, success: bool, score: float | None = None) -> LLMCallRecord:
+        """Say later whether the answer of a call was good; the last word counts.
+
+        ``score`` is within 0..1. Returns the record of the attempt that answered. Raises
+        ``UnknownNameError`` for a call that the ledger does not know.
+        """
+        if score is not None and not 0.0 <= score <= 1.0:
+            raise InvalidRequestError(f"a score lies between 0 and 1, not {score!r}")
+        target = self.store.record_outcome(Outcome(call_id, self._clock.time(), success, score))
+        if target is None:
+            recent = [record.call_id for record in self.store.recent_attempts(100)]
+            raise UnknownNameError("call", call_id, recent)
+        self.router.correct(target.record, previous=target.previous, success=success)
+        return target.record
+
+    # -- life ------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Runtime:
+        self._sync = asyncio.create_task(self._follow_the_others())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __enter__(self) -> Runtime:
+        self._blocking()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def aclose(self) -> None:
+        """Release connections and processes, and write what is queued; idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._sync is not None:
+            self._sync.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._sync
+        try:
+            await self.executor.runner.aclose()
+        finally:
+            await asyncio.to_thread(self.store.close)
+
+    def close(self) -> None:
+        """``aclose`` for scripts."""
+        with self._blocking() as loop:
+            loop.run(self.aclose())
+
+    def _blocking(self) -> asyncio.Runner:
+        if self._loop is None:
+            with suppress(RuntimeError):
+                asyncio.get_running_loop()
+                raise InvalidRequestError("inside an event loop use `await ai.run(...)`, not `ai.ask(...)`")
+            self._loop = asyncio.Runner()
+        return self._loop
+
+    # -- wiring ----------------------------------------------------------------------------------
+
+    def _recorded(self, record: LLMCallRecord) -> None:
+        self.router.observe(record)
+        self.store.append_attempt(record)
+
+    def _spend_cap(self) -> SpendCap | None:
+        day, month = self.config.routing.max_usd_per_day, self.config.routing.max_usd_per_month
+        return None if day is None and month is None else SpendCap(self.store, self._clock, day, month)
+
+    def _learn(self, facts: Iterable[Any]) -> None:
+        self.domains.learn(facts)
+
+    async def _follow_the_others(self) -> None:
+        while True:
+            await asyncio.sleep(SYNC_SECONDS)
+            with suppress(StoreError):  # the writer reports what is wrong with the file
+                self._learn(await asyncio.to_thread(self.store.facts))
+
+
+def build(
+    config: Config,
+    *,
+    clock: Clock = SYSTEM_CLOCK,
+    environ: Mapping[str, str] | None = None,
+    on_step: Callable[[str], None] | None = None,
+) -> Runtime:
+    """Wire a configuration. Raises ``ConfigError`` for a key that is not where it should be, and
+    ``StoreError`` when the ledger cannot be opened.
+    """
+    environ = os.environ if environ is None else environ
+    providers = [
+        build_provider(
+            each.name,
+            each.kind,
+            base_url=each.base_url or None,
+            key=resolve_secret(each.keys[credential], environ, where=each.name) if each.keys else None,
+            credential=credential,
+        )
+        for each in config.providers
+        for credential in each.credentials
+    ]
+    store = SqliteStore.open(config.paths.ledger_file, durability=config.ledger.durability, clock=clock.time)
+    return Runtime(config, providers, store, clock=clock, on_step=on_step)
+
+
+def open(path: str | None = None, *, on_step: Callable[[str], None] | None = None) -> Runtime:  # noqa: A001
+    """A runtime from the user's configuration (``path`` names another file), ready to answer.
+
+    In the main thread of a program without a handler of its own, SIGTERM now writes the ledger
+    before it ends the program.
+    """
+    from attune.config import load
+
+    runtime = build(load(path), on_step=on_step)
+    _flush_on_sigterm(runtime.store)
+    return runtime
+
+
+def _flush_on_sigterm(store: SqliteStore) -> None:
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return
+
+    def flush(_number: int, _frame: FrameType | None) -> None:
+        with suppress(StoreError):
+            store.flush_sync(5.0)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, flush)
+
+
+def _request(prompt: str | LLMRequest, *, stream: bool = False) -> LLMRequest:
+    request = LLMRequest.from_prompt(prompt) if isinstance(prompt, str) else prompt
+    return request.streaming() if stream else request
+
+
+def _context(context: ExecutionContext | None, fields: Mapping[str, Any]) -> ExecutionContext:
+    if context is None:
+        return ExecutionContext.of(fields)
+    if fields:
+        raise InvalidRequestError("give either a context or its fields, not both")
+    return context

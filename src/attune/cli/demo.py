@@ -7,14 +7,14 @@ its own, where nothing listens until the demo starts it.
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import os
 import socket
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from attune.cli._exit import ExitCode
 from attune.cli._terminal import dollars, print_json, print_table
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["run_demo"]
 
 RECOVERY_SECONDS = 3
-SNIPPET_CHARS = 900
+SNIPPET_CHARS = 700
 WORKFLOW = "demo"
 
 CONFIGURATION = """\
@@ -71,14 +71,14 @@ class Step(NamedTuple):
 
 
 STEPS = (
-    Step("triage", "classify", "Answer with one word, code or prose. What is this?", 4),
-    Step("summary", "summarize", "Say in one short sentence what this Python module is for.", 40),
-    Step(
-        "review", "review_security", "Name one thing to check in a review of this code, in one sentence.", 40
-    ),
+    Step("triage", "classify", "In one word, what is this text about?", 5),
+    Step("summary", "summarize", "Summarise this text in one short sentence.", 40),
+    Step("review", "review_security", "In one sentence, what should a reviewer check here?", 40),
+    Step("suggest", "suggest_fix", "In one sentence, how could this text be clearer?", 40),
 )
 
-MODULES = ("clock.py", "models/retry.py", "models/tasks.py", "wire/sse.py")
+MODULES = ("clock.py", "models/retry.py", "models/performance.py")
+START_HOUSE_BEFORE = 2
 
 
 def run_demo(*, json: bool = False) -> int:
@@ -110,6 +110,7 @@ class _Demo:
         self._calls: list[dict[str, Any]] = []
         self._house: LocalModel | None = None
         self._opened = False
+        self._closed = False
 
     async def run(self) -> dict[str, Any]:
         from attune.config import load
@@ -121,15 +122,14 @@ class _Demo:
         self._print(
             "[bold]attune demo[/]  a real model on this machine, no key, no network",
             f"  providers  local (starts when needed) and house (127.0.0.1:{self._port}, [red]down[/])",
-            f"  breaker    opens after {config.breaker.failure_threshold} failures in a row; for the demo it "
-            f"probes after {RECOVERY_SECONDS} s (60 s is the default)",
+            f"  breaker    opens after {config.breaker.failure_threshold} failures in a row; "
+            f"probes after {RECOVERY_SECONDS} s here, 60 s by default",
             "",
         )
         async with build(config, on_step=self._step) as runtime:
             try:
                 await self._workflow(runtime)
-                closed = await self._recover(runtime)
-                return await self._report(runtime, closed=closed)
+                return await self._report(runtime)
             finally:
                 if self._house is not None:
                     await self._house.stop()
@@ -137,31 +137,29 @@ class _Demo:
     # -- the workflow ----------------------------------------------------------------------------
 
     async def _workflow(self, runtime: Runtime) -> None:
-        """Triage, summarise and review some files of attune itself."""
-        for name, text in _sources():
+        """Triage, summarise and review what some modules of attune say of themselves."""
+        for place, (name, text) in enumerate(_sources()):
+            if place == START_HOUSE_BEFORE:
+                await self._start_house(runtime)
             self._print(f"[bold]{name}[/]")
             for step in STEPS:
                 await self._ask(runtime, step, f"{step.instruction}\n\n{text}")
-            self._note_opening(runtime)
+                self._note_changes(runtime)
 
-    async def _recover(self, runtime: Runtime) -> bool:
-        """Start what was down, wait for the breaker's probe, and see the circuit close."""
+    async def _start_house(self, runtime: Runtime) -> None:
+        """Really start what was down, and wait until the breaker allows a probe."""
         from attune.providers.local import LocalModel
 
-        self._print("", f"[bold]house is started now, on port {self._port}[/]")
         self._house = LocalModel(port=self._port)
         await self._house.start()
-        waits = [breaker.retry_after for breaker in runtime.domains.snapshot()]
-        wait = max(waits, default=0.0)
-        self._print(f"  [dim]the breaker allows a probe in {wait:.1f} s[/]")
+        wait = max((breaker.retry_after for breaker in runtime.domains.snapshot()), default=0.0)
+        self._print(
+            "",
+            f"[bold]house is started now[/], on port {self._port}; its breaker allows a probe "
+            + (f"in {wait:.1f} s" if wait else "now"),
+            "",
+        )
         await asyncio.sleep(wait)
-        name, text = next(_sources())
-        self._print(f"[bold]{name}[/], once more")
-        await self._ask(runtime, STEPS[-1], f"{STEPS[-1].instruction}\n\n{text}")
-        closed = all(each.state is CircuitState.CLOSED for each in runtime.domains.snapshot())
-        state = "[green]closed[/]" if closed else "[red]still not closed[/]"
-        self._print(f"  the probe answered: the circuit of house is {state}")
-        return closed and self._opened
 
     async def _ask(self, runtime: Runtime, step: Step, prompt: str) -> None:
         """One call: the decision in a line, the answer as it comes."""
@@ -171,6 +169,8 @@ class _Demo:
         context = ExecutionContext(workflow=WORKFLOW, stage=step.stage, task_type=step.task)
         decision = runtime.decide(request, context)
         self._print(f"  [cyan]{step.stage:8}[/] [dim]{decision.reason}[/]")
+        for each in decision.dropped:
+            self._print(f"           [yellow]not {each.provider}/{each.model_id}: {each.reason}[/]")
         with self._console.status(f"  {step.stage} ...") as status:
             answer = ""
             async with runtime.stream(request, context) as events:
@@ -186,7 +186,7 @@ class _Demo:
         by = f"{response.provider} in {response.latency_ms:.0f} ms"
         if response.fallback_used:
             by += f", attempt {len(response.attempts)}"
-        self._console.print(f"           {_line(response.text)}", markup=False)
+        self._console.print(f"           {_line(response.text)}", markup=False, soft_wrap=True)
         self._print(f"           [dim]by {by}, {dollars(response.cost_usd)}[/]")
         self._calls.append(
             {
@@ -199,18 +199,20 @@ class _Demo:
             }
         )
 
-    def _note_opening(self, runtime: Runtime) -> None:
-        for breaker in runtime.domains.snapshot():
-            if breaker.state is CircuitState.OPEN and not self._opened:
-                self._opened = True
-                self._print(
-                    f"  [red]the circuit of {breaker.name} is open[/] after {breaker.consecutive_failures} "
-                    "failures in a row: it is not even tried until a probe is allowed"
-                )
+    def _note_changes(self, runtime: Runtime) -> None:
+        """Say when the circuit of house opened or closed."""
+        house = [breaker for breaker in runtime.domains.snapshot() if breaker.name == "house"]
+        is_open = any(breaker.state is not CircuitState.CLOSED for breaker in house)
+        if is_open and not self._opened:
+            self._opened = True
+            self._print("  [red]the circuit of house is open[/]: it is not tried until a probe is allowed")
+        elif self._opened and not is_open and not self._closed:
+            self._closed = True
+            self._print("  [green]the probe answered: the circuit of house is closed again[/]")
 
     # -- the report ------------------------------------------------------------------------------
 
-    async def _report(self, runtime: Runtime, *, closed: bool) -> dict[str, Any]:
+    async def _report(self, runtime: Runtime) -> dict[str, Any]:
         await runtime.store.flush()
         stats = runtime.router.get_routing_stats(WORKFLOW)
         totals = await asyncio.to_thread(runtime.store.totals)
@@ -245,7 +247,7 @@ class _Demo:
             "breakers": [each._asdict() for each in breakers],
             "ledger": totals._asdict(),
             "circuit_opened": self._opened,
-            "circuit_closed_again": closed,
+            "circuit_closed_again": self._closed,
             "seconds": seconds,
         }
 
@@ -258,13 +260,18 @@ class _Demo:
 
 
 def _sources() -> Iterator[tuple[str, str]]:
-    """The beginnings of some modules of attune, as something real to work on."""
+    """What some modules of attune say of themselves, as something real to work on."""
     import attune
 
     root = Path(attune.__file__).parent
     for name in MODULES:
-        with suppress(OSError):
-            yield f"attune/{name}", (root / name).read_text(encoding="utf-8")[:SNIPPET_CHARS]
+        module = ast.parse((root / name).read_text(encoding="utf-8"))
+        texts = [ast.get_docstring(node) or "" for node in (module, *module.body) if _documented(node)]
+        yield f"attune/{name}", "\n".join(texts)[:SNIPPET_CHARS]
+
+
+def _documented(node: ast.AST) -> TypeGuard[ast.Module | ast.ClassDef | ast.FunctionDef]:
+    return isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
 
 
 def _free_port() -> int:
@@ -275,6 +282,6 @@ def _free_port() -> int:
 
 
 def _line(text: str) -> str:
-    """A text on one line of at most 100 characters."""
+    """A text on one line of at most 120 characters."""
     line = " ".join(text.split())
-    return line if len(line) <= 100 else line[:99] + "…"
+    return line if len(line) <= 120 else line[:119] + "…"

@@ -188,12 +188,14 @@ class CircuitBreaker:
 
     def hold_open(self, until: float) -> None:
         """Open, or stay open, until a monotonic time: what another process found out. A later
-        deadline always wins.
+        deadline always wins; one that has passed changes nothing.
         """
-        if self._open_until is None:
+        if until <= self._clock.monotonic():
+            return
+        if self._open_until is None or self.state is CircuitState.HALF_OPEN:
             self._open(until)
-        elif until > self._open_until:
-            self._open_until = until
+        else:
+            self._open_until = max(until, self._open_until)
 
     def close(self) -> None:
         """Close: the configuration changed, or another process's probe succeeded."""

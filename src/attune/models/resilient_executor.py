@@ -175,7 +175,7 @@ class _Call:
             except (CircuitOpenError, ProviderError) as refusal:
                 self._plan.popleft()
                 self._errors.append(refusal)
-                self._say(f"{candidate}: {refusal}")
+                self._say(_named(candidate, refusal))
             except BudgetExhaustedError as exhausted:
                 if not self._errors:
                     raise
@@ -193,18 +193,18 @@ class _Call:
         if error.error_class is ErrorClass.CONTEXT:
             window = attempt.model.context_window
             self._plan = deque(s for s in self._plan if self._models[_label(s)].context_window > window)
-            self._say(f"{candidate}: {error}; next a model with a larger window")
+            self._say(f"{_named(candidate, error)}; next a model with a larger window")
             return
         done = self._repeats.get(candidate, 0)
         if self._may_repeat(candidate, error, done):
             self._repeats[candidate] = done + 1
             self._pause = executor.retry.pause(error, done, executor.rng)
-            self._say(f"{candidate}: {error}; again in {self._pause:.2f} s")
+            self._say(f"{_named(candidate, error)}; again in {self._pause:.2f} s")
         else:
             self._plan.popleft()
             self._put_last(candidate, error)
             following = f"; next {_label(self._plan[0])}" if self._plan else ""
-            self._say(f"{candidate}: {error}{following}")
+            self._say(f"{_named(candidate, error)}{following}")
 
     def answered(self, attempt: Attempt) -> bool:
         """Whether a complete answer is the call's: not when it ran into its model's window and a
@@ -442,6 +442,12 @@ class CallStream:
 
 def _candidate(scored: ScoredCandidate) -> Candidate:
     return Candidate(scored.provider, scored.model_id, scored.credential)
+
+
+def _named(candidate: Candidate, error: AttuneError) -> str:
+    """The error's message, with the candidate in front unless it names it itself."""
+    message = str(error)
+    return message if message.startswith(candidate.label) else f"{candidate}: {message}"
 
 
 def _label(scored: ScoredCandidate) -> str:

@@ -147,7 +147,7 @@ class RouteDecision:
     def reason(self) -> str:
         """The decision in one line."""
         score, option, row, cost = self._scored[0]
-        about = "cost unknown" if cost is None else f"about ${cost:.6f}"
+        about = "cost unknown" if cost is None else f"about ${cost:.6f}" if cost else "free"
         known = f"{row[3]:.0f} calls of its own" if row[3] else "no calls of its own yet"
         return f"{option.label}: {self.why}; score {score:.3f} ({known}), {about}"
 

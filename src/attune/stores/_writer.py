@@ -131,19 +131,23 @@ class Writer:
     def _run(self) -> None:
         items: list[Record | _Job] = []
         try:
-            while items := self._take():
+            while (taken := self._take()) is not None:
+                items = taken
                 self._attempt(items)
+                items = []
         finally:
             self._end(items)
 
-    def _take(self) -> list[Record | _Job]:
-        """The next items, those to try again first; nothing when it is time to end."""
+    def _take(self) -> list[Record | _Job] | None:
+        """The next items, those to try again first; ``None`` when it is time to end."""
         with self._work:
-            while not (self._queue or self._retrying or self._closing_until):
+            while not (self._queue or self._retrying or self._closing_until is not None):
                 self._work.wait()
             self._linger()
-            if self._retrying and self._closing_until and monotonic() > self._closing_until:
-                return []
+            if self._closing_until is not None and (
+                monotonic() > self._closing_until if self._retrying else not self._queue
+            ):
+                return None
             items: list[Record | _Job] = [*self._retrying]
             self._retrying = []
             for _ in range(min(len(self._queue), max(1, _MAX_BATCH - len(items)))):

@@ -69,13 +69,18 @@ async def test_flushing_does_not_block_the_loop(store: SqliteStore, path: Path) 
 async def test_a_cancelled_flush_harms_no_one(store: SqliteStore, path: Path) -> None:
     with locked(path):
         store.append_attempt(attempt())
+        before = asyncio.create_task(store.flush())  # held up by the lock
+        await asyncio.sleep(0)
         flushed = asyncio.create_task(store.flush())
         await asyncio.sleep(0)
         flushed.cancel()
         with pytest.raises(asyncio.CancelledError):
             await flushed
+    await before
     await store.flush()
-    assert store.attempts("c1")
+    store.append_attempt(attempt("c2"))
+    await store.flush()
+    assert store.totals().calls == 2
 
 
 def test_a_flush_that_takes_too_long_says_so(store: SqliteStore, path: Path) -> None:

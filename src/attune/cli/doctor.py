@@ -1,0 +1,166 @@
+"""``attune doctor``."""
+
+from __future__ import annotations
+
+import os
+import time
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from attune.cli._claude import find_claude_login
+from attune.cli._exit import ExitCode, exit_code, guarded
+from attune.cli._parser import add_shared_options
+from attune.cli._payment import find_payer
+from attune.cli._terminal import print_json, print_table, utc
+from attune.errors import AttuneError, ConfigError, StoreError
+from attune.models.state import FactKind
+from attune.providers.secret import resolve_secret
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from attune.cli._parser import CommandParser
+    from attune.config import Config
+    from attune.models.state import Fact
+
+__all__ = ["cmd_doctor", "configure"]
+
+
+class State(StrEnum):
+    """How a check went: ``note`` is worth knowing, ``fail`` stands in the way."""
+
+    OK = "ok"
+    NOTE = "note"
+    FAIL = "fail"
+
+
+class Check(NamedTuple):
+    """One thing that was looked at; ``code`` is how the program ends when this one failed."""
+
+    name: str
+    state: State
+    detail: str
+    code: ExitCode = ExitCode.CONFIGURATION
+
+
+def configure(parser: CommandParser) -> None:
+    """Add the options of ``attune doctor``."""
+    parser.description = (
+        "Checks the configuration, the keys, the ledger, the embedded model, the claude program, open\n"
+        "circuits and the clock, and says what to do. Ends with 0 if attune can be used. Calls no provider."
+    )
+    parser.epilog = "example:\n  attune doctor"
+    add_shared_options(parser)
+    parser.set_defaults(run=cmd_doctor)
+
+
+@guarded
+def cmd_doctor(args: argparse.Namespace) -> int:
+    """Check everything; returns the exit code."""
+    checks = list(_checks(args.config))
+    failed = [check for check in checks if check.state is State.FAIL]
+    if args.json:
+        rows = [{"check": c.name, "state": c.state.value, "detail": c.detail} for c in checks]
+        print_json({"usable": not failed, "checks": rows})
+    else:
+        print_table(("check", "state", "detail"), [check[:3] for check in checks])
+        print("attune can be used" if not failed else f"first: {failed[0].name}: {failed[0].detail}")
+    return failed[0].code if failed else ExitCode.OK
+
+
+def _checks(config_file: str | None) -> Iterator[Check]:
+    from attune.config import load
+
+    try:
+        config = load(config_file)
+    except ConfigError as error:
+        yield Check("configuration", State.FAIL, str(error), exit_code(error))
+    else:
+        yield from _configuration(config)
+        off: list[Fact] = []
+        yield _ledger(config, off)
+        yield from _credentials(config)
+        yield _payer(config, off)
+        yield from (
+            Check("breakers", State.NOTE, f"{fact.key}: {fact.detail}, until {utc(fact.until)}")
+            for fact in off
+        )
+    yield _local()
+    yield Check("claude", State.OK, find_claude_login().summary)
+    yield _clock(time.time())
+
+
+def _configuration(config: Config) -> Iterator[Check]:
+    file = config.paths.config_file
+    detail = str(file) if file.exists() else f"no file at {file}: the defaults hold"
+    yield Check("configuration", State.OK, detail)
+    for notice in config.notices:
+        yield Check("configuration", State.NOTE, notice)
+
+
+def _ledger(config: Config, off: list[Fact]) -> Check:
+    """Whether it can be written; adds what is tripped or off to ``off``."""
+    file = config.paths.ledger_file
+    if not file.exists():
+        folder = _existing(file.parent)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            return Check("ledger", State.FAIL, f"{folder} is not writable; choose another with ATTUNE_HOME")
+        return Check("ledger", State.OK, f"{file} will be made at the first call")
+    from attune.stores.sqlite import SqliteStore
+
+    try:
+        store = SqliteStore.open(file, durability=config.ledger.durability)
+        try:
+            store.flush_sync(10)
+            now = time.time()
+            off += [fact for fact in store.facts() if fact.until > now]
+        finally:
+            store.close()
+    except StoreError as error:
+        return Check("ledger", State.FAIL, str(error), exit_code(error))
+    return Check("ledger", State.NOTE if store.notices else State.OK, "; ".join(store.notices) or str(file))
+
+
+def _existing(folder: Path) -> Path:
+    return next((each for each in (folder, *folder.parents) if each.exists()), folder)
+
+
+def _credentials(config: Config) -> Iterator[Check]:
+    for provider in config.providers:
+        for credential in provider.credentials:
+            name, detail = f"{provider.name} {credential}", f"there ({provider.source})"
+            reference = provider.keys.get(credential)
+            try:
+                if reference is not None:
+                    resolve_secret(reference, os.environ, where=name)
+            except AttuneError as error:
+                yield Check(name, State.FAIL, str(error), ExitCode.CREDENTIALS)
+            else:
+                yield Check(name, State.OK, detail)
+
+
+def _payer(config: Config, off: list[Fact]) -> Check:
+    payer = find_payer(config, {fact.key for fact in off if fact.kind is FactKind.CREDENTIAL_OFF})
+    if payer is None:
+        advice = "no credential can pay: set ANTHROPIC_API_KEY, OPENAI_API_KEY or GEMINI_API_KEY"
+        return Check("payment", State.FAIL, advice, ExitCode.CREDENTIALS)
+    return Check("payment", State.OK, f"{payer} would pay for capable work")
+
+
+def _local() -> Check:
+    from attune.providers.local_server import missing_packages
+
+    if missing := missing_packages():
+        return Check("embedded model", State.NOTE, f"not installed; to have it: {' && '.join(missing)}")
+    return Check("embedded model", State.OK, "installed")
+
+
+def _clock(now: float) -> Check:
+    from attune.models.prices import price_table
+
+    made = price_table().as_of
+    if now < made:
+        return Check("clock", State.FAIL, f"it says {utc(now)}, before this attune was made; set it right")
+    return Check("clock", State.OK, utc(now))

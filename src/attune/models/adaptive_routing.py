@@ -8,7 +8,6 @@ from attune.clock import SYSTEM_CLOCK
 from attune.errors import NoCandidateError
 from attune.models.performance import (
     PRIOR_COST_USD,
-    PRIOR_WEIGHT,
     RECENT,
     ModelPerformance,
     quality,
@@ -191,7 +190,7 @@ class AdaptiveModelRouter:
         dropped: list[Drop] = []
         for option in fitting:
             row = estimate_of(levels, option.label, first)
-            rate, latency, evidence, calls, successes, lately, measured, measured_latency = row
+            rate, latency, known, calls, successes, lately, measured, measured_latency = row
             if calls and option.rank == base_rank:
                 tier_calls += calls
                 tier_failures += calls - successes
@@ -216,7 +215,6 @@ class AdaptiveModelRouter:
                 reason = f"succeeded in {measured:.1%} of its calls, below {min_success:.1%}"
                 dropped.append((option, reason, min_success - measured))
             else:
-                known = evidence / (evidence + PRIOR_WEIGHT)
                 score = quality(rate, latency, PRIOR_COST_USD if cost is None else cost, lately, known)
                 scored.append((score, option, row, cost))
         return scored, dropped, TierResults(tier_calls, tier_failures, recent_calls, recent_failures)

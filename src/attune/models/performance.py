@@ -29,7 +29,9 @@ PRIOR_SUCCESS_RATE = 0.9
 PRIOR_LATENCY_MS = 2000.0
 PRIOR_COST_USD = 0.005
 PRIOR_WEIGHT = 10.0
-"""Calls that the prior is worth: a cell with as many calls of its own counts half."""
+"""Calls that are too few to say much by themselves; see ``borrowed_weight``."""
+DENSE = 30
+"""Calls from which a statistic stands for itself."""
 
 _RECENT_MASK = (1 << RECENT) - 1
 
@@ -71,6 +73,14 @@ def newest(bits: int, count: float) -> int:
     return bits & (1 << min(int(count), RECENT)) - 1
 
 
+def borrowed_weight(calls: float) -> float:
+    """How many calls the prior (or a parent) is worth beside ``calls`` of one's own: 10 (1 - calls / 30).
+
+    It fades out, so that neither a success nor a failure ever moves an estimate the wrong way.
+    """
+    return PRIOR_WEIGHT * (1 - calls / DENSE) if calls < DENSE else 0.0
+
+
 def wilson_bounds(successes: float, calls: float, z: float = 1.96) -> tuple[float, float]:
     """The Wilson score interval of a rate (Wilson 1927), 95 % two-sided with the default ``z``."""
     if calls == 0:
@@ -87,8 +97,8 @@ def quality(
 ) -> float:
     """The quality score, 0..1, of a success rate and a latency that have been drawn to the prior.
 
-    ``known`` is the share of what is known of the model itself, by which cost and recent failures
-    are drawn here; see ``ModelPerformance.quality_score``.
+    ``known`` is the share of them that is not the prior's; cost and recent failures are drawn by it
+    here. See ``ModelPerformance.quality_score``.
     """
     cost_share = 0.5 + known * (PRIOR_COST_USD / (PRIOR_COST_USD + cost_usd) - 0.5)
     latency_share = PRIOR_LATENCY_MS / (PRIOR_LATENCY_MS + latency_ms)
@@ -116,7 +126,7 @@ class ModelPerformance(NamedTuple):
         With ``s`` the success rate, ``l`` the latency over 2 s, ``c`` the cost over $0.005, ``f``
         the recent failures and ``n`` the sample size::
 
-            k     = n / (n + 10)
+            k     = n / (n + 10 (1 - n / 30)), and 1 from 30 calls on
             score = (0.7 (0.9 + k (s - 0.9))
                      + 0.15 / (1 + (1 + k (l - 1)))
                      + 0.15 (0.5 + k (1 / (1 + c) - 0.5))) (1 - 0.02 k f)
@@ -126,7 +136,7 @@ class ModelPerformance(NamedTuple):
         recent failures. The weights are attune's own: success leads, and neither latency nor
         cost can outweigh 22 points of it.
         """
-        known = self.sample_size / (self.sample_size + PRIOR_WEIGHT)
+        known = self.sample_size / (self.sample_size + borrowed_weight(self.sample_size))
         return quality(
             PRIOR_SUCCESS_RATE + known * (self.success_rate - PRIOR_SUCCESS_RATE),
             PRIOR_LATENCY_MS + known * (self.avg_latency_ms - PRIOR_LATENCY_MS),

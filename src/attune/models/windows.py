@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from attune.errors import InvalidRequestError
 from attune.models.performance import (
     BUCKET_SECONDS,
+    DENSE,
     PRIOR_LATENCY_MS,
     PRIOR_SUCCESS_RATE,
     PRIOR_WEIGHT,
@@ -146,6 +147,7 @@ Row: TypeAlias = tuple[float, float, float, float, float, float, float, float]
 """The fields of an ``Estimate``, with ``NOT_MEASURED`` for ``None``."""
 
 NOT_MEASURED = -1.0
+_FADING = PRIOR_WEIGHT / DENSE
 
 _Key: TypeAlias = tuple[str, str, str]
 Path: TypeAlias = tuple[Level, ...]
@@ -154,15 +156,15 @@ Path: TypeAlias = tuple[Level, ...]
 class Estimate(NamedTuple):
     """What telemetry says of a candidate at a key, sparse cells having borrowed from their parents.
 
-    ``own_calls`` and ``own_successes`` are those at the key itself; ``evidence`` the calls behind the
-    estimate, borrowed ones included. ``measured_rate`` and ``measured_latency_ms`` are plain means,
+    ``own_calls`` and ``own_successes`` are those at the key itself; ``known`` (0..1) is the share of
+    the estimate that is not the prior's. ``measured_rate`` and ``measured_latency_ms`` are plain means,
     of the key or else of its parent, over at least ``PRIOR_WEIGHT`` calls (successful ones for the
     latency); ``None`` where neither has as many.
     """
 
     success_rate: float
     latency_ms: float
-    evidence: float
+    known: float
     own_calls: float
     own_successes: float
     recent_failures: float
@@ -173,6 +175,43 @@ class Estimate(NamedTuple):
     def of(cls, row: Row) -> Estimate:
         """The readable form of a row."""
         return cls(*row[:6], *(None if value == NOT_MEASURED else value for value in row[6:]))
+
+
+def _drawn(
+    own: tuple[float, float, float, float], total: _LevelRow, outer: Path, label: str, first: int
+) -> tuple[float, float, float, float]:
+    """Success rate, latency, the share of both that is not the prior's, and recent failures of some
+    calls, drawn to those of their siblings; see ``PerformanceStats.estimate``.
+
+    ``own`` are the calls, ``total`` all of their level, ``outer`` the levels outside it, nearest first.
+    """
+    calls, successes, latency_sum, lately = own
+    if successes >= DENSE:
+        return successes / calls, latency_sum / successes, 1.0, lately
+    rate, latency, known = PRIOR_SUCCESS_RATE, PRIOR_LATENCY_MS, 0.0
+    if outer:
+        wider = outer[0].row(label, first) or total
+        siblings = (wider[0] - total[0], wider[1] - total[1], wider[2] - total[2], wider[3])
+        rate, latency, known, borrowed = _drawn(siblings, wider, outer[1:], label, first)
+        borrowed *= 1 - calls / RECENT
+        if borrowed > lately:
+            lately = borrowed
+    weight = PRIOR_WEIGHT - calls * _FADING if calls < DENSE else 0.0
+    size = calls + weight
+    won_weight = PRIOR_WEIGHT - successes * _FADING
+    return (
+        (successes + weight * rate) / size,
+        (latency_sum + won_weight * latency) / (successes + won_weight),
+        (calls + weight * known) / size,
+        lately,
+    )
+
+
+def _mean(total: float, count: float, outer_total: float, outer_count: float) -> float:
+    """The plain mean over enough calls, else that of the level outside, else ``NOT_MEASURED``."""
+    if count >= PRIOR_WEIGHT:
+        return total / count
+    return outer_total / outer_count if outer_count >= PRIOR_WEIGHT else NOT_MEASURED
 
 
 class TierResults(NamedTuple):
@@ -341,54 +380,38 @@ class PerformanceStats:
     def estimate(self, levels: Path, label: str, first: int) -> Row:
         """What the window knows of a candidate at a key; ``Estimate.of`` makes it readable.
 
-        The success rate of a level is drawn to that of its siblings, the parent's other calls, as if
-        they were ``PRIOR_WEIGHT`` calls: p = (successes + 10 p_siblings) / (calls + 10), theirs to that
-        of the grandparent's other calls and so on, above all of which stands the prior; the mean latency
-        likewise. No call counts twice. Recent failures are the level's own or, if those are more, the
-        parent's in proportion to what the level lacks to ``RECENT`` calls. ``levels`` comes from
-        ``levels()``, ``first`` from ``first_bucket()``.
+        The success rate p of a level with n calls is drawn to that of its siblings, which are its
+        parent's other calls, by a weight w that fades out, w = 10 (1 - n / 30) and 0 from ``DENSE``
+        calls on::
+
+            p = (successes + w p_siblings) / (n + w)
+
+        Theirs is drawn to that of the grandparent's other calls and so on; above all stands the prior.
+        No call counts twice. The mean latency likewise, by successful calls. Recent failures are the
+        level's own or, if those are more, its siblings' in proportion to what it lacks to ``RECENT``
+        calls. ``levels`` comes from ``levels()``, ``first`` from ``first_bucket()``.
         """
-        rate, latency = PRIOR_SUCCESS_RATE, PRIOR_LATENCY_MS
-        calls = successes = latency_sum = lately = evidence = 0.0
-        outer_calls = outer_successes = outer_latency_sum = 0.0
-        place = len(levels)
-        for level in reversed(levels):
-            packed = level.rows.get(label)
-            if packed is None:
+        place = 0
+        for level in levels:
+            row = level.row(label, first)
+            if row is not None:
                 break
-            own_calls, own_successes, own_latency_sum, own_lately, oldest = _unpack(packed)
-            if oldest < first:
-                level.expire(label, first)
-                own_calls, own_successes, own_latency_sum, own_lately, _ = _unpack(level.rows[label])
-                if not own_calls:
-                    break
-            place -= 1
-            if not evidence:
-                evidence = own_calls
-            elif calls != own_calls:
-                won = successes - own_successes
-                rate = (won + PRIOR_WEIGHT * rate) / (calls - own_calls + PRIOR_WEIGHT)
-                latency = (latency_sum - own_latency_sum + PRIOR_WEIGHT * latency) / (won + PRIOR_WEIGHT)
-            outer_calls, outer_successes, outer_latency_sum = calls, successes, latency_sum
-            calls, successes, latency_sum = own_calls, own_successes, own_latency_sum
-            lately = own_lately if calls >= RECENT else max(own_lately, lately * (1 - calls / RECENT))
-        if not evidence:
+            place += 1
+        else:
             return NOTHING_KNOWN
+        calls, successes, latency_sum, lately, _ = row
+        if successes >= DENSE:
+            rate, latency, known = successes / calls, latency_sum / successes, 1.0
+        else:
+            rate, latency, known, lately = _drawn(row[:4], row, levels[place + 1 :], label, first)
         measured = measured_latency = NOT_MEASURED
         if place < 2:
-            if calls >= PRIOR_WEIGHT:
-                measured = successes / calls
-            elif outer_calls >= PRIOR_WEIGHT and not place:
-                measured = outer_successes / outer_calls
-            if successes >= PRIOR_WEIGHT:
-                measured_latency = latency_sum / successes
-            elif outer_successes >= PRIOR_WEIGHT and not place:
-                measured_latency = outer_latency_sum / outer_successes
-        rate = (successes + PRIOR_WEIGHT * rate) / (calls + PRIOR_WEIGHT)
-        latency = (latency_sum + PRIOR_WEIGHT * latency) / (successes + PRIOR_WEIGHT)
+            outer = row if place or successes >= PRIOR_WEIGHT else levels[1].row(label, first) or row
+            measured = _mean(successes, calls, outer[1], outer[0])
+            measured_latency = _mean(latency_sum, successes, outer[2], outer[1])
         if place:
             calls = successes = 0.0
-        return rate, latency, evidence, calls, successes, lately, measured, measured_latency
+        return rate, latency, known, calls, successes, lately, measured, measured_latency
 
     def mean_tokens(self, levels: Path, first: int) -> tuple[float, float] | None:
         """Mean input and output tokens of a call, over all candidates, at the most specific level

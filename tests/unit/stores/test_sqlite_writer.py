@@ -239,7 +239,7 @@ def test_a_fault_that_ends_the_thread_leaves_nobody_waiting_and_is_said(
     store.flush_sync(10)
     monkeypatch.setattr(_writer, "write_records", out_of_memory)
     store.append_attempt(attempt())
-    with pytest.raises(StoreError, match="was closed"):
+    with pytest.raises(StoreError, match="is closed"):
         store.flush_sync(10)
     with pytest.raises(StoreError, match="is closed"):
         store.append_attempt(attempt())

@@ -37,7 +37,7 @@ def read_registry(root: Table, providers: Collection[str]) -> ModelRegistry:
     for table in root.tables("models"):
         model = _model(table, catalog, providers)
         if model.label in own:
-            raise table.error("id", f"the model {shown(model.label)} is there twice")
+            raise table.error("id", f"the model {shown(model.label)!r} is there twice")
         own[model.label] = model
     if own:
         registry = registry.with_models(own.values())

@@ -143,6 +143,9 @@ class Level:
 _LevelRow: TypeAlias = tuple[float, float, float, float, float]
 """Calls, successes, the sum of latencies, recent failures, and the oldest bucket."""
 
+_Sample: TypeAlias = tuple[float, float, float, float]
+"""Calls, successes, the sum of latencies, and recent failures."""
+
 Row: TypeAlias = tuple[float, float, float, float, float, float, float, float]
 """The fields of an ``Estimate``, with ``NOT_MEASURED`` for ``None``."""
 
@@ -178,40 +181,44 @@ class Estimate(NamedTuple):
 
 
 def _drawn(
-    own: tuple[float, float, float, float], total: _LevelRow, outer: Path, label: str, first: int
+    own: _Sample, total: _LevelRow, outer: Path, label: str, first: int
 ) -> tuple[float, float, float, float]:
-    """Success rate, latency, the share of both that is not the prior's, and recent failures of some
-    calls, drawn to those of their siblings; see ``PerformanceStats.estimate``.
+    """Success rate, latency, the share of both that is not the prior's, and recent failures of fewer
+    than ``DENSE`` successful calls, drawn to those of their siblings; see ``PerformanceStats.estimate``.
 
-    ``own`` are the calls, ``total`` all of their level, ``outer`` the levels outside it, nearest first.
+    ``total`` are all calls of the level of ``own``, ``outer`` the levels outside it, nearest first.
     """
     calls, successes, latency_sum, lately = own
-    if successes >= DENSE:
-        return successes / calls, latency_sum / successes, 1.0, lately
     rate, latency, known = PRIOR_SUCCESS_RATE, PRIOR_LATENCY_MS, 0.0
     if outer:
         wider = outer[0].row(label, first) or total
-        siblings = (wider[0] - total[0], wider[1] - total[1], wider[2] - total[2], wider[3])
-        rate, latency, known, borrowed = _drawn(siblings, wider, outer[1:], label, first)
-        borrowed *= 1 - calls / RECENT
-        if borrowed > lately:
-            lately = borrowed
+        others, won, others_latency_sum = wider[0] - total[0], wider[1] - total[1], wider[2] - total[2]
+        if won >= DENSE:
+            rate, latency, known, borrowed = won / others, others_latency_sum / won, 1.0, wider[3]
+        else:
+            siblings = (others, won, others_latency_sum, wider[3])
+            rate, latency, known, borrowed = _drawn(siblings, wider, outer[1:], label, first)
+        lately = max(lately, borrowed * (1 - calls / RECENT))
     weight = PRIOR_WEIGHT - calls * _FADING if calls < DENSE else 0.0
     size = calls + weight
-    won_weight = PRIOR_WEIGHT - successes * _FADING
+    latency_weight = PRIOR_WEIGHT - successes * _FADING
     return (
         (successes + weight * rate) / size,
-        (latency_sum + won_weight * latency) / (successes + won_weight),
+        (latency_sum + latency_weight * latency) / (successes + latency_weight),
         (calls + weight * known) / size,
         lately,
     )
 
 
-def _mean(total: float, count: float, outer_total: float, outer_count: float) -> float:
-    """The plain mean over enough calls, else that of the level outside, else ``NOT_MEASURED``."""
-    if count >= PRIOR_WEIGHT:
-        return total / count
-    return outer_total / outer_count if outer_count >= PRIOR_WEIGHT else NOT_MEASURED
+def _measured(row: _LevelRow, outer: _LevelRow) -> tuple[float, float]:
+    """The plain success rate and mean latency over enough calls of a level, else of the one outside it."""
+    enough = PRIOR_WEIGHT
+    rated = row if row[0] >= enough else outer
+    timed = row if row[1] >= enough else outer
+    return (
+        rated[1] / rated[0] if rated[0] >= enough else NOT_MEASURED,
+        timed[2] / timed[1] if timed[1] >= enough else NOT_MEASURED,
+    )
 
 
 class TierResults(NamedTuple):
@@ -403,12 +410,15 @@ class PerformanceStats:
         if successes >= DENSE:
             rate, latency, known = successes / calls, latency_sum / successes, 1.0
         else:
-            rate, latency, known, lately = _drawn(row[:4], row, levels[place + 1 :], label, first)
-        measured = measured_latency = NOT_MEASURED
-        if place < 2:
-            outer = row if place or successes >= PRIOR_WEIGHT else levels[1].row(label, first) or row
-            measured = _mean(successes, calls, outer[1], outer[0])
-            measured_latency = _mean(latency_sum, successes, outer[2], outer[1])
+            own = (calls, successes, latency_sum, lately)
+            rate, latency, known, lately = _drawn(own, row, levels[place + 1 :], label, first)
+        if place > 1:
+            measured = measured_latency = NOT_MEASURED
+        elif successes >= PRIOR_WEIGHT:
+            measured, measured_latency = successes / calls, latency_sum / successes
+        else:
+            outer = row if place else levels[1].row(label, first) or row
+            measured, measured_latency = _measured(row, outer)
         if place:
             calls = successes = 0.0
         return rate, latency, known, calls, successes, lately, measured, measured_latency

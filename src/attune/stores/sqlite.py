@@ -31,10 +31,12 @@ if TYPE_CHECKING:
     from attune.models.telemetry import DecisionRecord, LLMCallRecord, Outcome
     from attune.stores._writer import Writer
 
-__all__ = ["RETENTION_SECONDS", "SqliteReader", "SqliteStore"]
+__all__ = ["RETENTION_DAYS", "SqliteReader", "SqliteStore"]
 
-RETENTION_SECONDS = 90 * 86_400.0
+RETENTION_DAYS = 90
 """How long decisions, attempts and outcomes are kept, and leases after they expired."""
+
+DAY_SECONDS = 86_400
 
 _LARGEST = 2**63 - 1
 
@@ -135,13 +137,14 @@ class SqliteStore(SqliteReader):
         path: str | os.PathLike[str],
         *,
         durability: Durability = "batch",
+        retention_days: int = RETENTION_DAYS,
         clock: Callable[[], float] = time.time,
     ) -> SqliteStore:
         """Open the file and make it, with its folder, if it is missing; both are private to the user.
 
         With ``durability`` "call" every commit is synced to the disk before ``flush`` returns; with
         "batch" it survives a crash of the process, not of the machine. ``clock`` gives UTC epoch
-        seconds. Records older than ``RETENTION_SECONDS`` are then deleted in the background.
+        seconds. Records older than ``retention_days`` are then deleted in the background.
         Raises ``StoreError``.
         """
         from attune.stores._writer import Writer
@@ -150,7 +153,7 @@ class SqliteStore(SqliteReader):
         connection, notices = open_writer(file, durability, clock)
         writer = Writer(connection, file)
         store = cls(file, clock, writer, notices)
-        _prune_in_background(writer, clock() - RETENTION_SECONDS)
+        _prune_in_background(writer, clock() - retention_days * DAY_SECONDS)
         return store
 
     @staticmethod

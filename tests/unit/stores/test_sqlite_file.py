@@ -16,7 +16,7 @@ from attune.errors import StoreError
 from attune.models.state import Fact, FactKind, LedgerTotals
 from attune.models.telemetry import Outcome
 from attune.stores._schema import open_writer
-from attune.stores.sqlite import RETENTION_SECONDS, SqliteReader, SqliteStore
+from attune.stores.sqlite import RETENTION_DAYS, SqliteReader, SqliteStore
 from unit.stores.ledger_records import NOW, attempt
 
 if TYPE_CHECKING:
@@ -212,14 +212,26 @@ def test_opening_deletes_what_is_older_than_the_retention_in_the_background(tmp_
     for number in range(3500):
         store.append_attempt(attempt(f"c{number}"))
     store.record_outcome(Outcome("c0", NOW, success=True))
-    store.append_attempt(attempt("new", at=NOW + RETENTION_SECONDS))
+    store.append_attempt(attempt("new", at=NOW + RETENTION_DAYS * 86_400))
     store.close()
-    store = SqliteStore.open(path, clock=lambda: NOW + RETENTION_SECONDS + 1)
+    store = SqliteStore.open(path, clock=lambda: NOW + RETENTION_DAYS * 86_400 + 1)
     for _ in range(9):  # a step stands behind each flush
         store.flush_sync(10)
     assert [each.call_id for each in store.recent_attempts(9)] == ["new"]
     assert store.totals().calls == 3501
     store.close()
+
+
+def test_a_shorter_retention_deletes_what_the_usual_one_keeps(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    for days, left in ((90, 1), (1, 0)):
+        store = SqliteStore.open(path, retention_days=days, clock=lambda: NOW + 2 * 86_400)
+        if days == 90:
+            store.append_attempt(attempt("two days old"))
+        for _ in range(3):
+            store.flush_sync(10)
+        assert len(store.recent_attempts(9)) == left
+        store.close()
 
 
 def test_hand_made_questions_find_attempts_with_their_names(tmp_path: Path) -> None:

@@ -1,0 +1,436 @@
+"""Whom a failure is blamed on, and what may therefore not be tried for a while."""
+
+from __future__ import annotations
+
+import pytest
+
+from attune.errors import (
+    CallerError,
+    ConnectionFailedError,
+    ContextTooLongError,
+    CredentialError,
+    ErrorClass,
+    ModelUnavailableError,
+    MoneyGoneError,
+    ProviderError,
+    RefusalError,
+    StreamBrokenError,
+    ThrottledError,
+    TransientError,
+    WindowSpentError,
+)
+from attune.models.candidate import Candidate, Refusal
+from attune.models.circuit_breaker import CircuitState
+from attune.models.failure_domains import AttemptPermit, BreakerLimits, FailureDomains
+from attune.models.state import Fact, FactKind
+from attune.testing import FakeClock
+
+THIS = Candidate("p", "m", "api_key")
+OTHER_MODEL = Candidate("p", "other", "api_key")
+OTHER_CREDENTIAL = Candidate("p", "m", "subscription")
+OTHER_PROVIDER = Candidate("q", "m", "api_key")
+NEIGHBOURS = {
+    "model": OTHER_MODEL,
+    "credential": OTHER_CREDENTIAL,
+    "provider": OTHER_PROVIDER,
+}
+
+# For every error class: an error of it, and which neighbours are refused as well. ``None``: nobody is
+# blamed. Classes that no provider raises have no error.
+BLAME: dict[ErrorClass, tuple[ProviderError | None, set[str] | None]] = {
+    ErrorClass.CONNECTION: (ConnectionFailedError("refused"), {"model", "credential"}),
+    ErrorClass.TRANSIENT: (TransientError("503"), {"credential"}),
+    ErrorClass.MID_STREAM: (StreamBrokenError("cut"), {"credential"}),
+    ErrorClass.THROTTLED: (ThrottledError("429"), set()),
+    ErrorClass.MODEL: (ModelUnavailableError("404"), set()),
+    ErrorClass.CREDENTIAL: (CredentialError("401"), {"model"}),
+    ErrorClass.MONEY: (MoneyGoneError("402"), {"model"}),
+    ErrorClass.WINDOW_SPENT: (WindowSpentError("limit", retry_after=7200), {"model"}),
+    ErrorClass.CONTEXT: (ContextTooLongError("long"), None),
+    ErrorClass.REFUSAL: (RefusalError("no"), None),
+    ErrorClass.CALLER: (CallerError("400"), None),
+    ErrorClass.CANCELLED: (None, None),
+    ErrorClass.INTERNAL: (None, None),
+}
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def domains(clock):
+    return FailureDomains(BreakerLimits(failure_threshold=1), clock=clock)
+
+
+def take(domains, candidate=THIS, **options) -> AttemptPermit:
+    permit = domains.acquire(candidate, 100, **options)
+    assert isinstance(permit, AttemptPermit), permit
+    return permit
+
+
+def states(domains):
+    return {snapshot.name: snapshot.state.value for snapshot in domains.snapshot()}
+
+
+# -- the blame ---------------------------------------------------------------------------------------
+
+
+def test_the_blame_of_every_error_class_is_written_down_here():
+    assert BLAME.keys() == set(ErrorClass)
+    raised = {each.error_class for each in [ProviderError, *_subclasses(ProviderError)]}
+    assert {cls for cls, (error, _) in BLAME.items() if error is not None} == raised
+    for error_class, (error, _) in BLAME.items():
+        assert error is None or error.error_class is error_class
+
+
+def _subclasses(cls):
+    return [each for sub in cls.__subclasses__() for each in (sub, *_subclasses(sub))]
+
+
+@pytest.mark.parametrize("error_class", [cls for cls, (error, _) in BLAME.items() if error is not None])
+def test_a_failure_refuses_the_blamed_and_nobody_else(domains, error_class):
+    error, refused_too = BLAME[error_class]
+    take(domains).failure(error)
+    assert (domains.refusal(THIS) is None) == (refused_too is None)
+    assert {name for name, each in NEIGHBOURS.items() if domains.refusal(each)} == (refused_too or set())
+    assert domains.quiet == (refused_too is None)
+
+
+@pytest.mark.parametrize("error_class", [cls for cls, (error, _) in BLAME.items() if error is not None])
+def test_only_connection_and_overload_count_for_a_breaker(domains, error_class):
+    take(domains).failure(BLAME[error_class][0])
+    opened = {name for name, state in states(domains).items() if state != "closed"}
+    expected = {ErrorClass.CONNECTION: {"p"}, ErrorClass.TRANSIENT: {"p/m"}, ErrorClass.MID_STREAM: {"p/m"}}
+    assert opened == expected.get(error_class, set())
+
+
+def test_a_connection_failure_leaves_the_models_row_of_failures_as_it_is(clock):
+    domains = FailureDomains(BreakerLimits(failure_threshold=3), clock=clock)
+    for error in [TransientError("1"), ConnectionFailedError("2"), TransientError("3")]:
+        take(domains).failure(error)
+    assert {s.name: s.consecutive_failures for s in domains.snapshot()} == {"p": 1, "p/m": 2}
+    take(domains).success()
+    assert {s.name: s.consecutive_failures for s in domains.snapshot()} == {"p": 0, "p/m": 0}
+
+
+def test_a_permit_of_an_attempt_is_settled_once(clock):
+    domains = FailureDomains(BreakerLimits(failure_threshold=2), clock=clock)
+    failed, released, worked = take(domains), take(domains), take(domains)
+    worked.success()
+    for permit in (failed, released, worked):
+        if permit is released:
+            permit.release()
+        permit.failure(TransientError("x"))
+        permit.failure(CredentialError("x"))
+        permit.success()
+        permit.release()
+    assert domains.snapshot()[1].consecutive_failures == 1
+    assert domains.quiet
+
+
+# -- all or nothing ----------------------------------------------------------------------------------
+
+
+def half_open(domains, clock, error=None):
+    take(domains).failure(error or TransientError("503"))
+    clock.advance(60)
+
+
+def test_a_refusal_names_the_circuit_and_the_time(domains, clock):
+    take(domains).failure(TransientError("503"))
+    clock.advance(10)
+    assert domains.refusal(THIS) == Refusal(
+        "p/m", "the circuit of p/m is open", pytest.approx(clock.monotonic() + 50), None
+    )
+    clock.advance(50)
+    probe = take(domains)
+    assert domains.acquire(THIS, 100).reason == "the circuit of p/m is half-open"
+    probe.release()
+    assert domains.refusal(THIS) is None
+
+
+def test_a_refusal_takes_no_permit_of_the_other_domain(domains, clock):
+    half_open(domains, clock, ConnectionFailedError("refused"))
+    domains.learn([Fact(FactKind.BREAKER, "p/m", clock.time() + 60, clock.time())])
+    assert isinstance(domains.acquire(THIS, 100), Refusal)
+    assert sum(snapshot.probes for snapshot in domains.snapshot()) == 0
+    assert isinstance(domains.acquire(OTHER_MODEL, 100), AttemptPermit)
+
+
+@pytest.mark.parametrize("end", ["success", "failure", "release"])
+def test_every_permit_is_given_back_however_the_attempt_ends(domains, clock, end):
+    for error in (ConnectionFailedError("refused"), TransientError("503")):
+        take(domains).failure(error)
+        clock.advance(60)
+    permit = take(domains)
+    assert [snapshot.probes for snapshot in domains.snapshot()] == [1, 1]
+    permit.failure(CallerError("400")) if end == "failure" else getattr(permit, end)()
+    assert [snapshot.probes for snapshot in domains.snapshot()] == [0, 0]
+    assert set(states(domains).values()) == ({"closed"} if end == "success" else {"half_open"})
+
+
+def test_a_last_resort_passes_an_open_circuit_once_but_never_a_credential_that_is_off(domains, clock):
+    take(domains).failure(TransientError("503"))
+    take(domains, last_resort=True).release()
+    assert isinstance(domains.acquire(THIS, 100, last_resort=True), Refusal)
+    take(domains, OTHER_PROVIDER).failure(CredentialError("401"))
+    assert isinstance(domains.acquire(OTHER_PROVIDER, 100, last_resort=True), Refusal)
+
+
+# -- cooldowns ---------------------------------------------------------------------------------------
+
+
+def test_a_throttled_candidate_cools_down_as_long_as_was_asked(domains, clock):
+    take(domains).failure(ThrottledError("429", retry_after=107))
+    refusal = domains.refusal(THIS)
+    assert refusal == Refusal(THIS.key, "it is throttled", clock.monotonic() + 107, ErrorClass.THROTTLED)
+    clock.advance(106.9)
+    assert isinstance(domains.acquire(THIS, 100), Refusal)
+    clock.advance(0.1)
+    take(domains)
+
+
+@pytest.mark.parametrize("retry_after", [None, 0.0])
+def test_a_cooldown_is_five_seconds_when_the_provider_does_not_say(domains, clock, retry_after):
+    take(domains).failure(ThrottledError("429", retry_after=retry_after))
+    assert domains.refusal(THIS).retry_at == clock.monotonic() + 5
+
+
+def test_a_cooldown_is_only_ever_extended(domains, clock):
+    permits = [take(domains) for _ in range(3)]
+    for permit, asked in zip(permits, [50, 3, 80], strict=True):
+        permit.failure(ThrottledError("429", retry_after=asked))
+    assert domains.refusal(THIS).retry_at == clock.monotonic() + 80
+    take(domains, OTHER_MODEL).success()
+    assert domains.refusal(THIS).retry_at == clock.monotonic() + 80
+
+
+def test_it_is_quiet_again_when_everything_is_over(domains, clock):
+    assert domains.quiet
+    take(domains).failure(ThrottledError("429", retry_after=1))
+    take(domains, OTHER_PROVIDER).failure(TransientError("503"))
+    clock.advance(60)
+    take(domains, OTHER_PROVIDER).success()
+    assert domains.quiet
+
+
+# -- models ------------------------------------------------------------------------------------------
+
+
+def test_a_model_is_off_for_ten_minutes_for_that_credential_only(domains, clock):
+    take(domains).failure(ModelUnavailableError("model_not_found"))
+    assert domains.refusal(THIS) == Refusal(
+        THIS.key, "this credential does not have the model", clock.monotonic() + 600, ErrorClass.MODEL
+    )
+    take(domains, OTHER_CREDENTIAL).success()
+    take(domains, OTHER_MODEL).success()
+    clock.advance(600)
+    take(domains)
+
+
+# -- credentials -------------------------------------------------------------------------------------
+
+
+def test_a_credential_is_probed_after_five_minutes_then_ever_later_up_to_an_hour(domains, clock):
+    pauses = []
+    for _ in range(6):
+        take(domains).failure(CredentialError("401"))
+        pauses.append(domains.refusal(THIS).retry_at - clock.monotonic())
+        clock.advance(pauses[-1])
+    assert pauses == pytest.approx([300, 600, 1200, 2400, 3600, 3600])
+    take(domains).success()
+    take(domains).failure(CredentialError("401"))
+    assert domains.refusal(THIS).retry_at - clock.monotonic() == pytest.approx(300)
+
+
+def test_failures_at_the_same_moment_double_nothing(domains, clock):
+    for permit in [take(domains) for _ in range(20)]:
+        permit.failure(CredentialError("401"))
+    assert domains.refusal(THIS).retry_at - clock.monotonic() == pytest.approx(300)
+
+
+def test_an_answer_to_an_attempt_from_before_does_not_turn_the_credential_on(domains, clock):
+    """Only a probe can say that it works again: its window was spent while the other was under way."""
+    slow = take(domains, OTHER_MODEL)
+    take(domains).failure(WindowSpentError("limit", retry_after=7200))
+    clock.advance(30)
+    slow.success()
+    assert domains.refusal(THIS) is not None
+    clock.advance(7200)
+    take(domains).success()
+    assert domains.quiet
+
+
+def test_a_spent_window_is_off_until_its_reset_and_five_minutes_when_that_is_unknown(domains, clock):
+    take(domains).failure(WindowSpentError("limit", retry_after=7200))
+    take(domains, OTHER_PROVIDER).failure(WindowSpentError("limit"))
+    assert domains.refusal(THIS).retry_at - clock.monotonic() == pytest.approx(7200)
+    assert domains.refusal(OTHER_PROVIDER).retry_at - clock.monotonic() == pytest.approx(300)
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (CredentialError("401 sk-secret"), "it was refused (401 or 403)"),
+        (MoneyGoneError("402 sk-secret"), "its account has no money left"),
+        (WindowSpentError("429 sk-secret"), "its quota window is used up"),
+    ],
+)
+def test_a_refusal_says_why_the_credential_is_off_in_our_own_words(domains, error, why):
+    take(domains).failure(error)
+    refusal = domains.refusal(THIS)
+    assert (refusal.domain, refusal.error_class) == ("p#api_key", error.error_class)
+    assert refusal.reason == f"the credential p#api_key is off: {why}"
+
+
+def test_what_is_resting_is_listed_for_people(domains, clock):
+    take(domains, OTHER_PROVIDER).failure(ThrottledError("429", retry_after=8))
+    take(domains).failure(MoneyGoneError("402"))
+    assert domains.resting() == (
+        ("p#api_key", "its account has no money left", pytest.approx(300)),
+        (OTHER_PROVIDER.key, "it is throttled", pytest.approx(8)),
+    )
+    clock.advance(8)
+    assert [name for name, _, _ in domains.resting()] == ["p#api_key"]
+
+
+# -- other processes ---------------------------------------------------------------------------------
+
+
+class Twins:
+    """Two processes on one clock; ``told`` is what the first has published."""
+
+    def __init__(self, clock):
+        limits = BreakerLimits(failure_threshold=1)
+        self.told = []
+        self.clock = clock
+        self.first = FailureDomains(limits, clock=clock, publish=self.told.append)
+        self.second_told = []
+        self.second = FailureDomains(limits, clock=clock, publish=self.second_told.append)
+
+    def share(self):
+        self.second.learn(self.told)
+
+
+@pytest.fixture
+def twins(clock):
+    return Twins(clock)
+
+
+@pytest.mark.parametrize("error_class", [cls for cls, (error, _) in BLAME.items() if error is not None])
+def test_what_one_process_found_out_holds_in_the_other(twins, error_class):
+    take(twins.first).failure(BLAME[error_class][0])
+    twins.share()
+    for candidate in (THIS, *NEIGHBOURS.values()):
+        ours, theirs = twins.first.refusal(candidate), twins.second.refusal(candidate)
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            assert ours._replace(retry_at=0) == theirs._replace(retry_at=0)
+            assert ours.retry_at == pytest.approx(theirs.retry_at)
+    assert twins.second_told == [], "what was learned is not told again"
+
+
+def test_the_kinds_and_keys_of_facts_are_those_of_their_contract(twins, clock):
+    for candidate, error in [
+        (THIS, ThrottledError("429", retry_after=9)),
+        (OTHER_MODEL, ModelUnavailableError("404")),
+        (OTHER_PROVIDER, TransientError("503")),
+        (Candidate("r", "m", "k"), ConnectionFailedError("refused")),
+        (Candidate("s", "m", "k"), CredentialError("401")),
+    ]:
+        take(twins.first, candidate).failure(error)
+    wall = clock.time()
+    assert [(fact.kind, fact.key, fact.until, fact.at) for fact in twins.told] == [
+        (FactKind.COOLDOWN, "p/m#api_key", wall + 9, wall),
+        (FactKind.MODEL_OFF, "p/other#api_key", wall + 600, wall),
+        (FactKind.BREAKER, "q/m", wall + 60, wall),
+        (FactKind.BREAKER, "r", wall + 60, wall),
+        (FactKind.CREDENTIAL_OFF, "s#k", wall + 300, wall),
+    ]
+
+
+def test_a_probe_that_works_clears_the_fact_everywhere(twins, clock):
+    take(twins.first).failure(TransientError("503"))
+    take(twins.first, OTHER_PROVIDER).failure(CredentialError("401"))
+    twins.share()
+    clock.advance(300)
+    take(twins.first).success()
+    take(twins.first, OTHER_PROVIDER).success()
+    assert [(fact.key, fact.until) for fact in twins.told[2:]] == [("p/m", 0), ("q#api_key", 0)]
+    twins.share()
+    assert twins.second.quiet
+    assert twins.second.refusal(THIS) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [
+        (FactKind.BREAKER, "p"),
+        (FactKind.BREAKER, "p/m"),
+        (FactKind.COOLDOWN, THIS.key),
+        (FactKind.MODEL_OFF, THIS.key),
+        (FactKind.CREDENTIAL_OFF, "p#api_key"),
+    ],
+)
+def test_of_two_facts_the_later_deadline_wins_until_it_is_cleared(domains, clock, kind, key):
+    now = clock.time()
+    for until in (30, 50, 10):
+        domains.learn([Fact(kind, key, now + until, now)])
+    clock.advance(49)
+    assert domains.refusal(THIS).retry_at == pytest.approx(clock.monotonic() + 1)
+    domains.learn([Fact(kind, key, 0, clock.time())])
+    assert domains.refusal(THIS) is None
+
+
+def test_clearing_a_cooldown_leaves_the_model_off(domains, clock):
+    take(domains).failure(ModelUnavailableError("404"))
+    domains.learn([Fact(FactKind.COOLDOWN, THIS.key, 0, clock.time() + 1)])
+    assert domains.refusal(THIS).error_class is ErrorClass.MODEL
+
+
+def test_facts_that_are_over_or_of_other_kinds_or_clear_nothing_change_nothing(domains, clock):
+    now = clock.time()
+    domains.learn(
+        Fact(kind, key, until, now)
+        for kind in FactKind
+        for key in ("p", "p/m", "p/m#api_key", "p#api_key")
+        for until in (0.0, now - 1, now)
+    )
+    domains.learn([Fact(FactKind.QUOTA, "p#api_key#five_hour", now + 999, now)])
+    assert domains.quiet
+    assert domains.refusal(THIS) is None
+
+
+@pytest.mark.parametrize("error", [TransientError("503"), CredentialError("401"), ThrottledError("429")])
+def test_an_old_clearing_does_not_undo_what_was_found_out_since(domains, clock, error):
+    """The store shows clearings for an hour, so each is learned many times."""
+    kinds = {"p/m": FactKind.BREAKER, "p#api_key": FactKind.CREDENTIAL_OFF, THIS.key: FactKind.COOLDOWN}
+    old = [Fact(kind, key, 0, clock.time()) for key, kind in kinds.items()]
+    clock.advance(10)
+    take(domains).failure(error)
+    domains.learn(old)
+    assert domains.refusal(THIS) is not None
+
+
+def test_an_old_trip_does_not_undo_what_has_recovered_since(twins, clock):
+    """The fact of the trip may be read again before the clearing is stored."""
+    take(twins.first).failure(TransientError("503"))
+    clock.advance(30)
+    take(twins.first, last_resort=True).success()
+    twins.first.learn(twins.told[:1])
+    assert twins.first.refusal(THIS) is None
+
+
+def test_a_process_that_publishes_nothing_works_alone(clock):
+    domains = FailureDomains(clock=clock)
+    for _ in range(5):
+        take(domains).failure(TransientError("503"))
+    assert states(domains) == {"p": "closed", "p/m": "open"}
+
+
+def test_without_a_clock_it_runs_on_the_machines_own():
+    domains = FailureDomains(BreakerLimits(1, 3600))
+    take(domains).failure(TransientError("503"))
+    assert domains.snapshot()[1].state is CircuitState.OPEN

@@ -105,8 +105,8 @@ def _ledger(config: Config, off: list[Fact]) -> Check:
     file = config.paths.ledger_file
     if not file.exists():
         folder = _existing(file.parent)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            return Check("ledger", State.FAIL, f"{folder} is not writable; choose another with ATTUNE_HOME")
+        if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+            return Check("ledger", State.FAIL, f"{folder} is no writable folder; choose another with ATTUNE_HOME")
         return Check("ledger", State.OK, f"{file} will be made at the first call")
     from attune.stores.sqlite import SqliteStore
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from attune.cli._exit import ExitCode, guarded
 from attune.cli._parser import add_shared_options
 from attune.cli._terminal import load_config, print_json
-from attune.errors import InvalidRequestError
+from attune.errors import InvalidRequestError, UnknownNameError
 
 if TYPE_CHECKING:
     import argparse
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from attune.models.state import OutcomeTarget
 
 __all__ = ["cmd_outcome", "configure"]
+
+RECENT_CALLS = 200
+"""Among so many a mistyped id is looked for."""
 
 
 def configure(parser: CommandParser) -> None:
@@ -42,10 +45,6 @@ def cmd_outcome(args: argparse.Namespace) -> int:
     if args.score is not None and not 0 <= args.score <= 1:
         raise InvalidRequestError(f"--score must be from 0 to 1, not {args.score:g}")
     target = _record(load_config(args), args)
-    if target is None:
-        raise InvalidRequestError(
-            f"there is no call {args.call_id!r} in the ledger; `attune run` prints the id of each"
-        )
     result = "success" if args.success else "failure"
     record = target.record
     if args.json:
@@ -64,14 +63,19 @@ def cmd_outcome(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _record(config: Config, args: argparse.Namespace) -> OutcomeTarget | None:
-    if not config.paths.ledger_file.exists():
-        return None
+def _record(config: Config, args: argparse.Namespace) -> OutcomeTarget:
+    """Store the outcome. Raises ``UnknownNameError`` for a call that the ledger does not know."""
     from attune.models.telemetry import Outcome
     from attune.stores.sqlite import SqliteStore
 
+    if not config.paths.ledger_file.exists():
+        raise UnknownNameError("call", args.call_id[:60], (), where="the ledger")
     store = SqliteStore.open(config.paths.ledger_file, durability=config.ledger.durability)
     try:
-        return store.record_outcome(Outcome(args.call_id, time.time(), args.success, args.score))
+        target = store.record_outcome(Outcome(args.call_id, time.time(), args.success, args.score))
+        if target is None:
+            recent = {record.call_id for record in store.recent_attempts(RECENT_CALLS)}
+            raise UnknownNameError("call", args.call_id[:60], recent, where="the ledger")
     finally:
         store.close()
+    return target

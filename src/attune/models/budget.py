@@ -103,7 +103,7 @@ class RetryBucket:
 
     def take(self) -> bool:
         """Take the right to one repeat; ``False`` when there is none."""
-        if self._tokens < 1:
+        if round(self._tokens, 6) < 1:  # ten tenths are one
             return False
         self._tokens -= 1
         return True

@@ -124,7 +124,7 @@ class FailureDomains:
         self._rests: dict[str, _Rest] = {}
         self._credentials: dict[str, CredentialHealth] = {}
         self._learning = False
-        self._told: dict[str, float] = {}
+        self._told: dict[tuple[FactKind, str], Fact] = {}
 
     # -- asking: changes nothing -----------------------------------------------------------------
 
@@ -140,7 +140,8 @@ class FailureDomains:
         if health is not None and not health.available(wall):
             what = f"the credential {_credential_key(candidate)} is off: {health.reason}"
             retry_at = now + health.until - wall
-            return Refusal(_credential_key(candidate), what, retry_at, ErrorClass.CREDENTIAL)
+            error_class = _OFF_CLASSES.get(health.reason, ErrorClass.CREDENTIAL)
+            return Refusal(_credential_key(candidate), what, retry_at, error_class)
         rest = self._rests.get(candidate.key)
         if rest is not None and rest.until > now:
             return Refusal(candidate.key, rest.reason, rest.until, rest.error_class)
@@ -182,13 +183,14 @@ class FailureDomains:
     # -- what other processes know ---------------------------------------------------------------
 
     def learn(self, facts: Iterable[Fact]) -> None:
-        """Take in facts of the store: a later deadline always wins, a cleared fact clears. What was
-        learned before our own last word on the same thing is ignored: it is our past.
+        """Take in facts of the store: a later deadline always wins, a cleared fact clears. A clearing of
+        before our own last word on the same thing is ignored, as is a fact of before our own clearing.
         """
         self._learning = True
         try:
             for fact in facts:
-                if fact.at > self._told.get(fact.key, float("-inf")):
+                told = self._told.get((fact.kind, fact.key))
+                if told is None or fact.at > told.at or (fact.until and told.until):
                     self._learn(fact)
         finally:
             self._learning = False
@@ -206,21 +208,29 @@ class FailureDomains:
                 self._credentials.setdefault(fact.key, CredentialHealth()).learn(fact.until, fact.detail)
             elif fact.until == 0:
                 self._credentials.pop(fact.key, None)
-        elif fact.kind in {FactKind.COOLDOWN, FactKind.MODEL_OFF} and fact.until > wall:
+        elif fact.kind in {FactKind.COOLDOWN, FactKind.MODEL_OFF}:
             error_class = ErrorClass.THROTTLED if fact.kind is FactKind.COOLDOWN else ErrorClass.MODEL
-            self._rest(fact.key, until, fact.detail, error_class)
+            rest = self._rests.get(fact.key)
+            if fact.until > wall:
+                self._rest(fact.key, until, fact.detail, error_class)
+            elif fact.until == 0 and rest is not None and rest.error_class is error_class:
+                del self._rests[fact.key]
 
     # -- settling --------------------------------------------------------------------------------
 
     def _worked(self, candidate: Candidate) -> None:
-        if self._credentials.pop(_credential_key(candidate), None) is not None:
-            self._tell(FactKind.CREDENTIAL_OFF, _credential_key(candidate), 0.0, "it works again")
+        key = _credential_key(candidate)
+        health = self._credentials.get(key)
+        # While it is off, a success is of an attempt that was under way before: no news.
+        if health is not None and health.available(self._clock.time()):
+            del self._credentials[key]
+            self._tell(FactKind.CREDENTIAL_OFF, key, 0.0, "it works again")
 
     def _blame(self, candidate: Candidate, error: ProviderError) -> None:
         now, wall = self._clock.monotonic(), self._clock.time()
         match error.error_class:
             case ErrorClass.THROTTLED:
-                pause = DEFAULT_COOLDOWN_S if error.retry_after is None else error.retry_after
+                pause = error.retry_after or DEFAULT_COOLDOWN_S
                 self._rest(candidate.key, now + pause, "it is throttled", ErrorClass.THROTTLED)
                 self._tell(FactKind.COOLDOWN, candidate.key, wall + pause, "it is throttled")
             case ErrorClass.MODEL:
@@ -269,9 +279,11 @@ class FailureDomains:
             self._tell(FactKind.BREAKER, breaker.name, 0.0, "closed")
 
     def _tell(self, kind: FactKind, key: str, until: float, detail: str) -> None:
-        if self._publish is not None and not self._learning:
-            at = self._told[key] = self._clock.time()
-            self._publish(Fact(kind, key, until, at, detail))
+        if self._learning:
+            return
+        fact = self._told[kind, key] = Fact(kind, key, until, self._clock.time(), detail)
+        if self._publish is not None:
+            self._publish(fact)
 
 
 _OFF_REASONS = {
@@ -279,6 +291,8 @@ _OFF_REASONS = {
     ErrorClass.MONEY: "its account has no money left",
     ErrorClass.WINDOW_SPENT: "its quota window is used up",
 }
+_OFF_CLASSES = {reason: error_class for error_class, reason in _OFF_REASONS.items()}
+"""Other processes know the reason only: it is the detail of the fact."""
 
 
 def _credential_key(candidate: Candidate) -> str:

@@ -143,9 +143,6 @@ class Level:
 _LevelRow: TypeAlias = tuple[float, float, float, float, float]
 """Calls, successes, the sum of latencies, recent failures, and the oldest bucket."""
 
-_Sample: TypeAlias = tuple[float, float, float, float]
-"""Calls, successes, the sum of latencies, and recent failures."""
-
 Row: TypeAlias = tuple[float, float, float, float, float, float, float, float]
 """The fields of an ``Estimate``, with ``NOT_MEASURED`` for ``None``."""
 
@@ -181,24 +178,25 @@ class Estimate(NamedTuple):
 
 
 def _drawn(
-    own: _Sample, total: _LevelRow, outer: Path, label: str, first: int
+    own: tuple[float, ...], total: _LevelRow, levels: Path, outer: int, label: str, first: int
 ) -> tuple[float, float, float, float]:
     """Success rate, latency, the share of both that is not the prior's, and recent failures of fewer
     than ``DENSE`` successful calls, drawn to those of their siblings; see ``PerformanceStats.estimate``.
 
-    ``total`` are all calls of the level of ``own``, ``outer`` the levels outside it, nearest first.
+    ``total`` are all calls of the level of ``own``, ``outer`` the place of the level outside it.
     """
-    calls, successes, latency_sum, lately = own
+    calls, successes, latency_sum, lately = own[:4]
     rate, latency, known = PRIOR_SUCCESS_RATE, PRIOR_LATENCY_MS, 0.0
-    if outer:
-        wider = outer[0].row(label, first) or total
+    if outer < len(levels):
+        wider = levels[outer].row(label, first) or total
         others, won, others_latency_sum = wider[0] - total[0], wider[1] - total[1], wider[2] - total[2]
         if won >= DENSE:
             rate, latency, known, borrowed = won / others, others_latency_sum / won, 1.0, wider[3]
         else:
             siblings = (others, won, others_latency_sum, wider[3])
-            rate, latency, known, borrowed = _drawn(siblings, wider, outer[1:], label, first)
-        lately = max(lately, borrowed * (1 - calls / RECENT))
+            rate, latency, known, borrowed = _drawn(siblings, wider, levels, outer + 1, label, first)
+        if borrowed:
+            lately = max(lately, borrowed * (1 - calls / RECENT))
     weight = PRIOR_WEIGHT - calls * _FADING if calls < DENSE else 0.0
     size = calls + weight
     latency_weight = PRIOR_WEIGHT - successes * _FADING
@@ -410,8 +408,7 @@ class PerformanceStats:
         if successes >= DENSE:
             rate, latency, known = successes / calls, latency_sum / successes, 1.0
         else:
-            own = (calls, successes, latency_sum, lately)
-            rate, latency, known, lately = _drawn(own, row, levels[place + 1 :], label, first)
+            rate, latency, known, lately = _drawn(row, row, levels, place + 1, label, first)
         if place > 1:
             measured = measured_latency = NOT_MEASURED
         elif successes >= PRIOR_WEIGHT:

@@ -414,6 +414,16 @@ def test_an_old_clearing_does_not_undo_what_was_found_out_since(domains, clock, 
     assert domains.refusal(THIS) is not None
 
 
+def test_an_older_fact_of_another_process_still_prolongs_what_we_found_out(twins, clock):
+    """It knows the reset of the window; we were only told that it is spent."""
+    slow = take(twins.second)
+    take(twins.first).failure(WindowSpentError("limit", retry_after=7200))
+    clock.advance(1)
+    slow.failure(WindowSpentError("limit"))
+    twins.share()
+    assert twins.second.refusal(THIS).retry_at - clock.monotonic() == pytest.approx(7199)
+
+
 def test_an_old_trip_does_not_undo_what_has_recovered_since(twins, clock):
     """The fact of the trip may be read again before the clearing is stored."""
     take(twins.first).failure(TransientError("503"))

@@ -1,0 +1,146 @@
+"""``attune auth setup`` and ``reset`` on a real terminal."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+import pexpect
+import pytest
+
+from support.program import ATTUNE, CANARY, Program
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+ENTER, DOWN, INTERRUPT = "\r", "\x1b[B", "\x03"
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r")
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    return Program(tmp_path)
+
+
+@pytest.fixture
+def start(program: Program) -> Iterator[Callable[..., pexpect.spawn]]:
+    """Start the program on a terminal of its own."""
+    started: list[pexpect.spawn] = []
+
+    def on_a_terminal(*args: str) -> pexpect.spawn:
+        environ = {**program.environ, "TERM": "xterm", "ANTHROPIC_API_KEY": CANARY}
+        child = pexpect.spawn(
+            ATTUNE, list(args), env=environ, timeout=30, encoding="utf-8", dimensions=(40, 160)
+        )
+        started.append(child)
+        return child
+
+    yield on_a_terminal
+    for child in started:
+        child.close(force=True)
+
+
+def ended(child: pexpect.spawn) -> str:
+    """What the program printed up to its end, without what moves the cursor."""
+    child.expect(pexpect.EOF)
+    child.close()
+    return CONTROL.sub("", child.before)
+
+
+def saved(program: Program) -> dict[str, object] | None:
+    file = program.home / "attune" / "auth.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def test_the_wizard_finds_asks_compares_and_saves(
+    program: Program, start: Callable[..., pexpect.spawn]
+) -> None:
+    module = program.home / "module.py"
+    module.write_text("x = 1\n" * 3000)
+    child = start("auth", "setup")
+    child.expect(r"found anthropic api_key \(environment ANTHROPIC_API_KEY\)")
+    child.expect("Which subscription do you have")
+    child.send(DOWN + DOWN + ENTER)  # none, pro, max
+    child.expect("What should pay")
+    child.send(ENTER)
+    child.expect("Prefer the subscription")
+    child.send("y")
+    child.expect("A file of yours")
+    child.send(str(module) + ENTER)
+    child.expect("recommended: subscription")
+    child.expect("Save this")
+    child.send("y")
+    out = ended(child)
+    assert child.exitstatus == 0
+    assert "saved to" in out
+    assert CANARY not in out
+    now = saved(program)
+    assert now is not None
+    assert (now["subscription_tier"], now["default_mode"], now["setup_completed"]) == ("max", "auto", True)
+
+
+def test_a_file_that_is_no_use_is_asked_for_again(
+    program: Program, start: Callable[..., pexpect.spawn]
+) -> None:
+    child = start("auth", "setup")
+    child.expect("Which subscription")
+    child.send(ENTER)
+    child.expect("What should pay")
+    child.send(ENTER)
+    child.expect("A file of yours")
+    child.send("gone.py" + ENTER)
+    child.expect("does not exist")
+    child.send("\x08" * len("gone.py") + ENTER)
+    child.expect("Save this")
+    child.send("y")
+    ended(child)
+    assert child.exitstatus == 0
+    assert saved(program) is not None
+
+
+@pytest.mark.parametrize(
+    "question", ["Which subscription", "What should pay", "A file of yours", "Save this"]
+)
+def test_leaving_at_any_question_saves_nothing(
+    program: Program, start: Callable[..., pexpect.spawn], question: str
+) -> None:
+    child = start("auth", "setup")
+    for each in ("Which subscription", "What should pay", "A file of yours", "Save this"):
+        child.expect(each)
+        if each == question:
+            child.send(INTERRUPT)
+            break
+        child.send(ENTER)
+    out = ended(child)
+    assert "nothing was saved" in out
+    assert "Traceback" not in out
+    assert (child.exitstatus, saved(program)) == (130, None)
+
+
+def test_declining_to_save_saves_nothing(program: Program, start: Callable[..., pexpect.spawn]) -> None:
+    module = program.home / "module.py"
+    module.write_text("x = 1\n")
+    child = start("auth", "setup", "--file", str(module))
+    child.expect("Which subscription")
+    child.send(ENTER)
+    child.expect("What should pay")
+    child.send(ENTER)
+    child.expect("Save this")
+    child.send("n")
+    assert "nothing was saved" in ended(child)
+    assert saved(program) is None
+
+
+@pytest.mark.parametrize(("answer", "remains"), [("y", False), ("n", True), (INTERRUPT, True)])
+def test_reset_asks_first(
+    program: Program, start: Callable[..., pexpect.spawn], answer: str, remains: bool
+) -> None:
+    program("auth", "setup", "--plan", "max")
+    child = start("auth", "reset")
+    child.expect("Remove .*auth.json")
+    child.send(answer)
+    ended(child)
+    assert (saved(program) is not None) is remains
+    assert child.exitstatus == (130 if remains else 0)

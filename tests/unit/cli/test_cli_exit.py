@@ -1,0 +1,92 @@
+"""One place says how each error ends, and no line on standard error is more than a line."""
+
+from __future__ import annotations
+
+import pytest
+
+import attune.errors as errors_module
+from attune.cli._exit import MEANINGS, ExitCode, exit_code, guarded, plain
+from attune.errors import (
+    AllProvidersFailedError,
+    AttuneError,
+    BudgetExhaustedError,
+    CallerError,
+    CircuitOpenError,
+    ConfigError,
+    CorruptFileError,
+    CredentialError,
+    InvalidRequestError,
+    MoneyGoneError,
+    NoCandidateError,
+    ProviderError,
+    StoreError,
+    TransientError,
+    UnknownNameError,
+    WindowSpentError,
+)
+
+ENDS = {
+    InvalidRequestError("x"): ExitCode.USAGE,
+    UnknownNameError("model", "x", []): ExitCode.USAGE,
+    ConfigError("x"): ExitCode.CONFIGURATION,
+    StoreError("x"): ExitCode.CONFIGURATION,
+    CorruptFileError("a", "b", "c"): ExitCode.CONFIGURATION,
+    NoCandidateError("x"): ExitCode.NO_ANSWER,
+    CircuitOpenError("p", retry_after=1, retry_at=2): ExitCode.NO_ANSWER,
+    BudgetExhaustedError("attempts", "x"): ExitCode.NO_ANSWER,
+    TransientError("x"): ExitCode.NO_ANSWER,
+    CallerError("x"): ExitCode.NO_ANSWER,
+    CredentialError("x"): ExitCode.CREDENTIALS,
+    MoneyGoneError("x"): ExitCode.CREDENTIALS,
+    WindowSpentError("x"): ExitCode.CREDENTIALS,
+    AllProvidersFailedError("x"): ExitCode.NO_ANSWER,
+    AllProvidersFailedError("x", attempts=[CredentialError("a"), MoneyGoneError("b")]): ExitCode.CREDENTIALS,
+    AllProvidersFailedError("x", attempts=[CredentialError("a"), TransientError("b")]): ExitCode.NO_ANSWER,
+}
+
+
+@pytest.mark.parametrize(("error", "code"), ENDS.items(), ids=lambda value: type(value).__name__)
+def test_each_error_ends_with_its_code(error, code, capsys):
+    @guarded
+    def command() -> int:
+        raise error
+
+    assert command() == code == exit_code(error)
+    assert capsys.readouterr().err.startswith("attune: ")
+
+
+def test_every_class_of_the_error_tree_has_a_code_of_its_own():
+    classes = [
+        each
+        for each in vars(errors_module).values()
+        if isinstance(each, type) and issubclass(each, AttuneError) and each is not AttuneError
+    ]
+    assert len(classes) > 20
+    made = [
+        each.__new__(each)
+        for each in classes
+        if each not in {AllProvidersFailedError}  # needs its attempts
+    ]
+    assert [type(error) for error in made if exit_code(error) is ExitCode.UNEXPECTED] == []
+    assert issubclass(ProviderError, AttuneError)
+
+
+def test_the_help_documents_every_code(attune):
+    _, out = attune("--help")
+    for code, meaning in MEANINGS.items():
+        assert f"  {code.value}  {meaning}" in out
+
+
+def test_a_message_is_one_line_without_controls_or_keys_and_has_an_end():
+    key = "sk-ant-" + "not-a-secret-0123456789"
+    assert plain(f"a\nb\x1b[31m\t{key}  c") == "a b [31m [redacted] c"
+    assert len(plain("x" * 100_000)) == 1000
+
+
+def test_an_interrupt_ends_as_a_shell_expects(attune, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("attune.cli._main.build_parser", interrupted)
+    assert attune("models") == (130, "")
+    assert attune.err == "attune: interrupted\n"

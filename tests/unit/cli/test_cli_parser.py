@@ -1,0 +1,76 @@
+"""Every command explains itself, and what is misspelt is told its nearest name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from attune.cli._parser import COMMANDS
+
+WORDS = [[name] for name in COMMANDS] + [["auth", word] for word in ("setup", "status", "reset", "recommend")]
+
+
+@pytest.mark.parametrize("words", WORDS, ids=" ".join)
+def test_the_help_of_each_command_has_an_example_that_starts_with_it(attune, words):
+    code, out = attune(*words, "--help")
+    assert code == 0
+    assert "example" in out
+    assert f"  attune {' '.join(words)}" in out or f"| attune {' '.join(words)}" in out
+
+
+@pytest.mark.parametrize("words", [words for words in WORDS if words != ["auth"]], ids=" ".join)
+def test_each_command_takes_json_and_a_configuration(attune, words):
+    _, out = attune(*words, "--help")
+    assert "--json" in out
+    assert "--config FILE" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["rout"], "unknown command 'rout'; did you mean 'route'?"),
+        (["auth", "staus"], "unknown command 'staus'; did you mean 'status'?"),
+        (["models", "--jsno"], "unknown option '--jsno' in `attune models`; did you mean '--json'?"),
+        (["models", "--jsn=1"], "unknown option '--jsn' in `attune models`; did you mean '--json'?"),
+        (["run", "two", "words"], "unexpected argument 'words' (does something need quotes?)"),
+        (["run", "--max-cost", "much", "x"], "argument --max-cost: invalid float value: 'much'"),
+        (["auth", "setup", "--plan", "por"], "unknown --plan 'por'; did you mean 'pro'?"),
+        (["run"], "the following arguments are required: PROMPT; see `attune run --help`"),
+        ([], "which command?; see `attune --help`"),
+        (["auth"], "which command?; see `attune auth --help`"),
+        (["models", "--config"], "argument --config: expected one argument"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_code_2(attune, args, says):
+    assert attune(*args) == (2, "")
+    assert says in attune.err
+    assert attune.err.count("\n") == 1
+
+
+def test_the_configuration_can_be_named_before_and_after_the_command(attune, tmp_path):
+    gone = str(tmp_path / "gone.toml")
+    assert attune("--config", gone, "models")[0] == 3
+    assert attune("models", "--config", gone)[0] == 3
+    assert attune("--config", gone, "auth", "status")[0] == 3
+
+
+def test_the_version_is_that_of_the_package(attune):
+    code, out = attune("--version")
+    assert (code, out.split()[0]) == (0, "attune")
+
+
+def test_python_dash_m_is_the_same_program(attune):
+    shown = subprocess.run(
+        [sys.executable, "-m", "attune", "tasks"], capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == 0
+    assert "summarize" in shown.stdout
+
+
+def test_the_strategy_is_shown_without_the_libraries_that_are_slow_to_import(attune):
+    code = "from attune.cli import main; main(['auth', 'status']); import sys; print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    heavy = {"aiohttp", "asyncio", "msgspec", "questionary", "quicktok", "rich", "socket", "typer"}
+    assert set(shown.stdout.split()) & heavy == set()

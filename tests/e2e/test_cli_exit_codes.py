@@ -71,9 +71,9 @@ def test_code_2_for_standard_input_that_is_no_prompt(program: Program, stdin: by
     assert err.count("\n") == 1
 
 
-def test_code_2_for_a_prompt_that_is_not_utf_8(program: Program) -> None:
-    code, _, err = program("run", "caf\udce9")
-    assert (code, err) == (2, "attune: the prompt is not UTF-8 text\n")
+def test_code_2_for_arguments_that_are_not_utf_8(program: Program) -> None:
+    assert program("run", "caf\udce9") == (2, "", "attune: the prompt is not UTF-8 text\n")
+    assert program("route", "--stage", "\udce9") == (2, "", "attune: --stage is not UTF-8 text\n")
 
 
 @pytest.mark.parametrize(

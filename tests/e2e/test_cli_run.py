@@ -115,15 +115,14 @@ async def test_an_unknown_task_is_pointed_out(program: Program) -> None:
 
 
 async def test_a_failure_is_carried_to_the_next_candidate_and_said(program: Program, tmp_path: Path) -> None:
-    async with FakeUpstream(default=Answer(status=400, error_code="insufficient_quota")) as broke:
-        broke.default = Answer(status=401, error_message=f"bad key {CANARY}")
+    async with FakeUpstream(default=Answer(status=401, error_message=f"bad key {CANARY}")) as broke:
         text = program.config_file.read_text().replace('["mine"]', '["mine", "spare"]')
-        program.configure(
-            text + SECOND.format(url=broke.chat_url) + '[tiers]\ncapable = ["spare/s", "mine/m"]'
-        )
+        text += SECOND.format(url=broke.chat_url)
+        program.configure(text + '[tiers]\ncapable = ["spare/s", "mine/m"]')
         code, out, err = await run(program, "run", "hello")
         assert (code, out) == (0, "Hello there, friend\n")
-        assert "spare/s#api_key" in err
+        assert "spare/s" in err
+        assert "bad key [redacted]; next mine/m" in err
         assert "mine/m (api_key) in" in err
         # Another process knows now, and says so.
         routed = json.loads((await run(program, "route", "--json")).out)
@@ -164,13 +163,33 @@ async def test_an_answer_that_breaks_off_ends_with_an_error_after_what_came(
     assert err.splitlines()[-1].startswith("attune: ")
 
 
-async def test_a_reader_that_goes_away_is_no_error_to_report(program: Program) -> None:
-    shell = f"{ATTUNE} tasks | head -n 0; echo ${{PIPESTATUS[0]}}"
+async def shell(program: Program, line: str) -> tuple[bytes, bytes]:
+    """What a shell line prints on standard output and error."""
     done = await asyncio.to_thread(
-        subprocess.run, ["bash", "-c", shell], env=program.environ, capture_output=True, check=False
+        subprocess.run, ["bash", "-c", line], env=program.environ, capture_output=True, check=False
     )
-    assert done.stderr == b""
-    assert int(done.stdout) in {0, 141}
+    return done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("command", ["tasks", "tasks --json", "run hello"])
+async def test_a_reader_that_goes_away_is_no_error_to_report(program: Program, command: str) -> None:
+    line = f"{{ {ATTUNE} {command}; echo $? >&3; }} 3>{program.home}/code | true"
+    _, err = await shell(program, line)
+    assert b"Traceback" not in err
+    assert b"Exception ignored" not in err
+    assert (program.home / "code").read_text() == "141\n"
+
+
+async def test_a_full_disk_behind_the_output_is_one_line(program: Program) -> None:
+    out, err = await shell(program, f"{ATTUNE} models > /dev/full; echo $?")
+    assert (out, err) == (b"1\n", b"attune: cannot write the output: No space left on device\n")
+
+
+async def test_streams_that_are_closed_from_the_start_do_no_harm(program: Program) -> None:
+    out, err = await shell(program, f"{ATTUNE} models >&-; {ATTUNE} run - <&-; echo $?")
+    assert out == b"2\n"
+    assert b"the prompt is empty" in err
+    assert err.count(b"\n") == 1
 
 
 async def test_a_terminal_gets_no_control_sequences_out_of_an_answer(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 import pexpect
 import pytest
@@ -12,11 +13,14 @@ import pytest
 from support.program import ATTUNE, CANARY, Program
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 ENTER, DOWN, INTERRUPT = "\r", "\x1b[B", "\x03"
+QUESTIONS = ["Which subscription", "What should pay", "A file of yours", "Save this"]
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r")
+
+Start: TypeAlias = Callable[..., pexpect.spawn]
 
 
 @pytest.fixture
@@ -25,12 +29,13 @@ def program(tmp_path: Path) -> Program:
 
 
 @pytest.fixture
-def start(program: Program) -> Iterator[Callable[..., pexpect.spawn]]:
+def start(program: Program) -> Iterator[Start]:
     """Start the program on a terminal of its own."""
     started: list[pexpect.spawn] = []
 
     def on_a_terminal(*args: str) -> pexpect.spawn:
         environ = {**program.environ, "TERM": "xterm", "ANTHROPIC_API_KEY": CANARY}
+        environ["PROMPT_TOOLKIT_NO_CPR"] = "1"  # this terminal does not answer where its cursor is
         child = pexpect.spawn(
             ATTUNE, list(args), env=environ, timeout=30, encoding="utf-8", dimensions=(40, 160)
         )
@@ -54,9 +59,7 @@ def saved(program: Program) -> dict[str, object] | None:
     return json.loads(file.read_text()) if file.exists() else None
 
 
-def test_the_wizard_finds_asks_compares_and_saves(
-    program: Program, start: Callable[..., pexpect.spawn]
-) -> None:
+def test_the_wizard_finds_asks_compares_and_saves(program: Program, start: Start) -> None:
     module = program.home / "module.py"
     module.write_text("x = 1\n" * 3000)
     child = start("auth", "setup")
@@ -81,9 +84,7 @@ def test_the_wizard_finds_asks_compares_and_saves(
     assert (now["subscription_tier"], now["default_mode"], now["setup_completed"]) == ("max", "auto", True)
 
 
-def test_a_file_that_is_no_use_is_asked_for_again(
-    program: Program, start: Callable[..., pexpect.spawn]
-) -> None:
+def test_a_file_that_is_no_use_is_asked_for_again(program: Program, start: Start) -> None:
     child = start("auth", "setup")
     child.expect("Which subscription")
     child.send(ENTER)
@@ -103,11 +104,9 @@ def test_a_file_that_is_no_use_is_asked_for_again(
 @pytest.mark.parametrize(
     "question", ["Which subscription", "What should pay", "A file of yours", "Save this"]
 )
-def test_leaving_at_any_question_saves_nothing(
-    program: Program, start: Callable[..., pexpect.spawn], question: str
-) -> None:
+def test_leaving_at_any_question_saves_nothing(program: Program, start: Start, question: str) -> None:
     child = start("auth", "setup")
-    for each in ("Which subscription", "What should pay", "A file of yours", "Save this"):
+    for each in QUESTIONS:
         child.expect(each)
         if each == question:
             child.send(INTERRUPT)
@@ -119,7 +118,7 @@ def test_leaving_at_any_question_saves_nothing(
     assert (child.exitstatus, saved(program)) == (130, None)
 
 
-def test_declining_to_save_saves_nothing(program: Program, start: Callable[..., pexpect.spawn]) -> None:
+def test_declining_to_save_saves_nothing(program: Program, start: Start) -> None:
     module = program.home / "module.py"
     module.write_text("x = 1\n")
     child = start("auth", "setup", "--file", str(module))
@@ -134,9 +133,7 @@ def test_declining_to_save_saves_nothing(program: Program, start: Callable[..., 
 
 
 @pytest.mark.parametrize(("answer", "remains"), [("y", False), ("n", True), (INTERRUPT, True)])
-def test_reset_asks_first(
-    program: Program, start: Callable[..., pexpect.spawn], answer: str, remains: bool
-) -> None:
+def test_reset_asks_first(program: Program, start: Start, answer: str, remains: bool) -> None:
     program("auth", "setup", "--plan", "max")
     child = start("auth", "reset")
     child.expect("Remove .*auth.json")

@@ -67,7 +67,7 @@ class Fleet:
         self.clock = FakeClock() if clock is None else clock
         self.models = [a_model(each) if isinstance(each, str) else each for each in models]
         names = dict.fromkeys(each.provider for each in self.models)
-        pays = {name: ("api_key",) for name in names} | dict(credentials or {})
+        pays = dict.fromkeys(names, ("api_key",)) | dict(credentials or {})
         scripts = scripts or {}
         self.providers = {
             (name, credential): FakeProvider(

@@ -46,6 +46,9 @@ MODELS = (
 TIER_OF = {model.label: model.tier for model in MODELS}
 
 
+USUAL = TokenUsage(1000, 500)
+
+
 def an_attempt(
     label: str = "a/mid",
     success: bool = True,
@@ -55,7 +58,7 @@ def an_attempt(
     stage: str = "check",
     task: str = "",
     latency: float = 1000.0,
-    usage: TokenUsage | None = TokenUsage(1000, 500),
+    usage: TokenUsage | None = USUAL,
     cost: int | None = 7_000_000,
     error_class: str = "transient",
     tier: str | None = None,

@@ -46,12 +46,12 @@ def setup(args: Any) -> int:
     if strategy is None:
         note("nothing was saved")
         return INTERRUPTED
-    compared = None if text is None else recommend(Path(str(file)), text, strategy, config)
+    compared = None if text is None or asks else recommend(Path(str(file)), text, strategy, config)
     save_auth(config.paths.auth_file, strategy)
     if wants_json:
         _report_json(config, strategy, compared)
     else:
-        _report(config, strategy, None if asks else compared)
+        _report(config, strategy, compared)
     return ExitCode.OK
 
 

@@ -32,6 +32,8 @@ def add_call_options(parser: CommandParser) -> None:
 
 def context_of(args: argparse.Namespace) -> ExecutionContext:
     """The context that the options describe. Raises ``InvalidRequestError``."""
+    for name in ("workflow", "stage", "task", "tier", "model"):
+        _check_text(f"--{name}", getattr(args, name) or "")
     return ExecutionContext(
         workflow=args.workflow,
         stage=args.stage,
@@ -46,10 +48,7 @@ def context_of(args: argparse.Namespace) -> ExecutionContext:
 def read_prompt(argument: str) -> str:
     """The prompt, from standard input for ``-``. Raises ``InvalidRequestError``."""
     if argument != "-":
-        try:
-            argument.encode()
-        except UnicodeEncodeError:
-            raise InvalidRequestError("the prompt is not UTF-8 text") from None
+        _check_text("the prompt", argument)
         return argument
     content = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
     if len(content) > MAX_PROMPT_BYTES:
@@ -58,3 +57,11 @@ def read_prompt(argument: str) -> str:
         return content.decode()
     except UnicodeDecodeError:
         raise InvalidRequestError("what came on standard input is not UTF-8 text") from None
+
+
+def _check_text(what: str, text: str) -> None:
+    """Refuse what the system gave as bytes that are no text: neither a wire nor the ledger takes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequestError(f"{what} is not UTF-8 text") from None

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from attune.cli._exit import note
+from attune.cli._ledger import open_ledger
+from attune.config.settings import NO_CREDENTIAL
+from attune.errors import StoreError
 from attune.models.auth_strategy import AuthFacts, AuthMode, AuthStrategy, SubscriptionTier
 from attune.models.registry import ModelTier
 from attune.models.state import FactKind
@@ -35,7 +39,8 @@ class Payer(NamedTuple):
     credential: str
 
     def __str__(self) -> str:
-        return f"{self.model.provider} {self.credential} for {self.model.id}"
+        paying = "(no key needed)" if self.credential == NO_CREDENTIAL else self.credential
+        return f"{self.model.provider} {paying} for {self.model.id}"
 
 
 def strategy_flags(args: Any) -> dict[str, Any]:
@@ -47,13 +52,14 @@ def strategy_flags(args: Any) -> dict[str, Any]:
 def credentials_off(config: Config, now: float) -> dict[str, Fact]:
     """The credentials that are off now, as ``provider#credential``; a ledger that is not there knows none.
 
-    Raises ``StoreError`` for one that cannot be read.
+    One that cannot be read is pointed out, and knows none either.
     """
-    if not config.paths.ledger_file.exists():
-        return {}
-    from attune.stores.sqlite import SqliteStore
-
-    facts = SqliteStore.open_readonly(config.paths.ledger_file, clock=lambda: now).facts()
+    try:
+        ledger = open_ledger(config)
+        facts = ledger.facts() if ledger else []
+    except StoreError as error:
+        note(str(error))
+        facts = []
     return {fact.key: fact for fact in facts if fact.kind is FactKind.CREDENTIAL_OFF and fact.until > now}
 
 

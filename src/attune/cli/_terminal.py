@@ -51,7 +51,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title:
         )
     for row in rows:
         table.add_row(*(Text(plain(cell)) for cell in row))
-    console.print(table)
+    with console.capture() as captured:  # rich would end the program itself when the pipe is closed
+        console.print(table)
+    print(captured.get(), end="")
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

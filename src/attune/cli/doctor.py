@@ -106,12 +106,14 @@ def _ledger(config: Config, off: list[Fact]) -> Check:
     if not file.exists():
         folder = _existing(file.parent)
         if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-            return Check("ledger", State.FAIL, f"{folder} is no writable folder; choose another with ATTUNE_HOME")
+            return Check(
+                "ledger", State.FAIL, f"{folder} is no writable folder; choose another with ATTUNE_HOME"
+            )
         return Check("ledger", State.OK, f"{file} will be made at the first call")
     from attune.stores.sqlite import SqliteStore
 
     try:
-        store = SqliteStore.open(file, durability=config.ledger.durability)
+        store = SqliteStore.open(file, **config.ledger._asdict())
         try:
             store.flush_sync(10)
             now = time.time()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from attune.cli._call_options import add_call_options, context_of, read_prompt
-from attune.cli._exit import ExitCode, guarded, note
+from attune.cli._exit import ExitCode, guarded, note, plain
 from attune.cli._parser import add_shared_options
 from attune.cli._terminal import dollars, print_json, print_table
 from attune.errors import NoCandidateError
@@ -62,9 +62,9 @@ def cmd_route(args: argparse.Namespace) -> int:
 
 
 def _show(decision: RouteDecision) -> None:
-    print(decision.reason)
+    print(plain(decision.reason))
     for remark in decision.notes:
-        print(f"note: {remark}")
+        print(f"note: {plain(remark)}")
     print_table(
         (
             *(">", "candidate", "tier", ">score", ">success", ">latency ms", ">cost"),

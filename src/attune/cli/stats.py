@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from attune.cli._exit import ExitCode, guarded
+from attune.cli._exit import ExitCode, guarded, plain
 from attune.cli._ledger import open_ledger
 from attune.cli._parser import add_shared_options
 from attune.cli._terminal import dollars, load_config, print_json, print_table
@@ -91,7 +91,7 @@ def _restored(config: Config, rows: list[RollupRow], days: int) -> AdaptiveModel
 
 
 def _show(stats: RoutingStats) -> None:
-    name = stats.workflow if stats.stage is None else f"{stats.workflow}/{stats.stage}"
+    name = plain(stats.workflow if stats.stage is None else f"{stats.workflow}/{stats.stage}")
     rate = "-" if stats.success_rate is None else f"{stats.success_rate:.1%}"
     unknown = f" and {stats.unknown_cost_calls} calls of unknown cost" if stats.unknown_cost_calls else ""
     print(

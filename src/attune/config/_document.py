@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import tomllib
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from attune.errors import ConfigError, UnknownNameError
 from attune.wire.redaction import one_line
@@ -25,7 +25,6 @@ MAX_BYTES = 256 * 1024
 MAX_SHOWN_CHARS = 60
 
 KeyPath: TypeAlias = "tuple[str | int, ...]"
-Section = TypeVar("Section")
 
 
 def shown(name: str) -> str:

@@ -166,12 +166,13 @@ def _auth(
     """The strategy and where each field is from: flags over ``[auth]`` over ``auth.json`` over defaults."""
     values = (saved or AuthStrategy()).to_dict()
     sources = dict.fromkeys(values, "auth.json" if saved else "default")
+    table.check_keys(values)
     for key, value in table.values.items():
         sources[key] = where = table.where(key)
         try:
-            values[key] = _checked(key, value, where)
+            values[key] = _checked(key, value, table.label)
         except InvalidRequestError as error:
-            raise ConfigError(one_line(str(error))) from None
+            raise ConfigError(f"{where}: {one_line(str(error))}") from None
     for key, value in flags.items():
         sources[key] = "flag"
         values[key] = _checked(key, value, "the command line")

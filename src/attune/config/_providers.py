@@ -73,6 +73,7 @@ def _local_runs() -> bool:
 def _from_table(
     name: str, table: Table, environ: Mapping[str, str]
 ) -> tuple[ProviderConfig | None, list[str]]:
+    """The provider that a table describes, or ``None`` without any of its keys, and notices."""
     if not _NAME.fullmatch(name):
         raise table.error(None, "a provider's name is letters, digits, '_', '-' and '.', at most 64")
     table.check_keys(_KEYS)
@@ -80,18 +81,14 @@ def _from_table(
     kind = table.text("kind", known.kind if known else None)
     if kind not in (*KINDS, *_ALIASES):
         raise table.unknown("kind", kind, (*KINDS, *_ALIASES), "kind")
-    source = table.where()
     if kind == "local":
-        for key in ("base_url", "api_key", "api_keys"):
-            if key in table.values:
-                raise table.error(key, "the local kind has no address and no key; take it out")
-        return ProviderConfig(name, kind, "", {}, source), []
+        return _local(name, table), []
     usual = known if known and known.kind == kind else KNOWN_PROVIDERS.get(kind if kind in _ALIASES else "")
     base_url = _base_url(table, usual.base_url if usual else None)
     references = dict(_references(table))
-    if not references and known and usual is known and base_url == known.base_url:
+    if not references and usual is not None and base_url == usual.base_url:
         # At its own address only: at another one the usual key would go to a stranger.
-        references = _usual_reference(known, environ)
+        references = _usual_reference(usual, environ)
     _refuse_clear_text(table, base_url, references)
     keys = {credential: ref for credential, ref in references.items() if _is_there(ref, environ)}
     notices = [
@@ -102,7 +99,14 @@ def _from_table(
     ]
     if references and not keys:
         return None, notices
-    return ProviderConfig(name, _ALIASES.get(kind, kind), base_url, keys, source), notices
+    return ProviderConfig(name, _ALIASES.get(kind, kind), base_url, keys, table.where()), notices
+
+
+def _local(name: str, table: Table) -> ProviderConfig:
+    for key in table.values:
+        if key != "kind":
+            raise table.error(key, "the local kind has no address and no key; take it out")
+    return ProviderConfig(name, "local", "", {}, table.where())
 
 
 def _usual_reference(known: KnownProvider, environ: Mapping[str, str]) -> dict[str, str]:
@@ -118,7 +122,8 @@ def _base_url(table: Table, default: str | None) -> str:
         plain = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
         plain = False
-    if not plain or "@" in parts.netloc or parts.query or parts.fragment or not base_url.isprintable():
+    blank = " " in base_url or not base_url.isprintable()
+    if not plain or blank or "@" in parts.netloc or parts.query or parts.fragment:
         # The address is not repeated: what makes it wrong may be a password inside it.
         raise table.error("base_url", "must be http(s)://host[:port][/path], without user, query or blanks")
     return base_url.rstrip("/")

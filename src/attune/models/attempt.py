@@ -57,12 +57,15 @@ RESERVED_OUTPUT_TOKENS = 4096
 
 
 class AttemptSpec(NamedTuple):
-    """What an attempt is part of: the ids, the place in the call, and what the call is for."""
+    """What an attempt is part of: the ids, the place in the call, what the call is for, and whether it
+    is at what the decision chose.
+    """
 
     call_id: str
     decision_id: str
     position: int
     context: ExecutionContext
+    chosen_by_policy: bool = True
 
 
 class AttemptRunner:
@@ -259,11 +262,13 @@ class Attempt:
     # -- settling --------------------------------------------------------------------------------
 
     async def _end(self, error: ProviderError | None, reason: BaseException | None = None) -> None:
-        self._settle(error, reason)
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            with suppress(ProviderError):
-                await stream.aclose()
+        try:
+            self._settle(error, reason)
+        finally:
+            stream, self._stream = self._stream, None
+            if stream is not None:
+                with suppress(ProviderError):
+                    await stream.aclose()
 
     def _settle(self, error: ProviderError | None, reason: BaseException | None) -> None:
         """Give back the permits and write the record: once, and without awaiting anything."""
@@ -282,9 +287,9 @@ class Attempt:
             error_class = (ErrorClass.INTERNAL if bug else ErrorClass.CANCELLED).value
             self._permit.release()
         self.record = self._make_record(error, error_class, complete=complete)
-        if self._reservation is not None:
-            self._reservation.settle(self.record.cost_nanos)
         self._runner._settled(self.record)
+        if self._reservation is not None:  # last: should the store fail, the dollars stay reserved
+            self._reservation.settle(self.record.cost_nanos)
 
     def _make_record(self, error: ProviderError | None, error_class: str, *, complete: bool) -> LLMCallRecord:
         spec, context, model = self._spec, self._spec.context, self.model
@@ -314,7 +319,7 @@ class Attempt:
             error_code=("" if error is None else error.code or str(error.status or "")),
             stop_reason=unfinished if terminal is None else terminal.stop_reason,
             position=spec.position,
-            chosen_by_policy=spec.position == 0,
+            chosen_by_policy=spec.chosen_by_policy,
             session_id=context.session_id,
         )
 

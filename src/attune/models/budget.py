@@ -80,9 +80,10 @@ class CallBudget:
             total_s=remaining,
         )
 
-    def spend(self, cost_nanos: int | None) -> None:
-        """Count what an attempt cost; an unknown cost cannot be counted."""
-        self.spent_nanos += cost_nanos or 0
+    def spend(self, cost_nanos: int | None, predicted_usd: float | None = None) -> None:
+        """Count what an attempt cost. One of unknown cost counts as predicted: it may have been billed."""
+        predicted = round((predicted_usd or 0.0) * NANOS_PER_USD)
+        self.spent_nanos += predicted if cost_nanos is None else cost_nanos
 
 
 class RetryBucket:

@@ -137,13 +137,16 @@ class CircuitBreaker:
         return CircuitState.OPEN if self._clock.monotonic() < self._open_until else CircuitState.HALF_OPEN
 
     def retry_at(self, *, last_resort: bool = False) -> float:
-        """The monotonic time from which a permit may be granted; in the past when it may be now."""
+        """The monotonic time from which a permit may be granted; in the past when it may be now. While
+        every probe is under way it is the end of the first lease, but no later than a recovery timeout
+        from now: probes usually end long before their lease.
+        """
         now = self._clock.monotonic()
         if self._open_until is None:
             return now
         leases = [p.lease_until for p in self._probes if p.lease_until > now]
         if len(leases) >= self.half_open_calls:
-            return max(self._open_until, min(leases))
+            return max(self._open_until, min(*leases, now + self.recovery_timeout_seconds))
         if last_resort and not leases:
             return min(self._open_until, self._next_early)
         return self._open_until

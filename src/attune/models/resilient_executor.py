@@ -19,6 +19,7 @@ from attune.errors import (
     ErrorClass,
     NoCandidateError,
     ProviderError,
+    ThrottledError,
 )
 from attune.models.attempt import AttemptSpec
 from attune.models.budget import CallBudget, CallLimits, RetryBucket
@@ -28,6 +29,7 @@ from attune.models.executor import EventKind
 from attune.models.fallback import FallbackPolicy
 from attune.models.request import ExecutionContext, RouteRequest
 from attune.models.retry import RetryPolicy
+from attune.models.telemetry import CostStatus
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -148,9 +150,12 @@ class _Call:
         self._errors: list[AttuneError] = []
         self._made: list[AttemptSummary] = []
         self._repeats: dict[Candidate, int] = {}
+        self._throttled: set[Candidate] = set()
+        self._too_small = 0
         self._pause = 0.0
         self._last_resort = False
-        self._cost_known = True
+        self._predicted: float | None = None
+        self._cost_status = CostStatus.EXACT
         self._started = self._clock.monotonic()
 
     # -- choosing the next step ------------------------------------------------------------------
@@ -168,13 +173,16 @@ class _Call:
             candidate = _candidate(scored)
             if not self._budget.affords(scored.predicted_cost_usd):
                 self._plan.popleft()
-                self._errors.append(_too_dear(candidate, self._context.budget_usd))
+                self._errors.append(_too_dear(candidate, scored, self._context.budget_usd))
                 continue
+            self._predicted = scored.predicted_cost_usd
             try:
                 return self._start(candidate)
             except (CircuitOpenError, ProviderError) as refusal:
                 self._plan.popleft()
                 self._errors.append(refusal)
+                if isinstance(refusal, ThrottledError):
+                    self._throttled.add(candidate)
                 self._say(_named(candidate, refusal))
             except BudgetExhaustedError as exhausted:
                 if not self._errors:
@@ -191,14 +199,17 @@ class _Call:
         ):
             raise error
         if error.error_class is ErrorClass.CONTEXT:
-            window = attempt.model.context_window
-            self._plan = deque(s for s in self._plan if self._models[_label(s)].context_window > window)
+            self._too_small = attempt.model.context_window
+            self._plan = deque(scored for scored in self._plan if self._is_larger(scored))
             self._say(f"{_named(candidate, error)}; next a model with a larger window")
             return
+        if error.error_class is ErrorClass.THROTTLED:
+            self._throttled.add(candidate)
         done = self._repeats.get(candidate, 0)
-        if self._may_repeat(candidate, error, done):
+        pause = executor.retry.pause(error, done, executor.rng)
+        if self._may_repeat(candidate, error, done, pause):
             self._repeats[candidate] = done + 1
-            self._pause = executor.retry.pause(error, done, executor.rng)
+            self._pause = pause
             self._say(f"{_named(candidate, error)}; again in {self._pause:.2f} s")
         else:
             self._plan.popleft()
@@ -224,8 +235,8 @@ class _Call:
         self._made.append(attempt.summary())
         record = attempt.record
         if record is not None:
-            self._budget.spend(record.cost_nanos)
-            self._cost_known = self._cost_known and record.cost_nanos is not None
+            self._budget.spend(record.cost_nanos, self._predicted)
+            self._cost_status = max(self._cost_status, record.cost_status, key=list(CostStatus).index)
 
     # -- the parts -------------------------------------------------------------------------------
 
@@ -268,7 +279,8 @@ class _Call:
 
     def _start(self, candidate: Candidate) -> Attempt:
         limits = self._budget.start_attempt(self._clock.monotonic())
-        spec = AttemptSpec(self._id, self._id, len(self._made), self._context)
+        chosen = not self._made and self._decision is not None and candidate == self._decision.candidate
+        spec = AttemptSpec(self._id, self._id, len(self._made), self._context, chosen)
         try:
             return self._runner.start(
                 candidate,
@@ -298,39 +310,44 @@ class _Call:
         if pause > 0:
             await self._clock.sleep(pause)
 
-    def _may_repeat(self, candidate: Candidate, error: ProviderError, done: int) -> bool:
+    def _may_repeat(self, candidate: Candidate, error: ProviderError, done: int, pause: float) -> bool:
         executor = self._executor
         if not executor.retry.repeats(error, done) or self._budget.attempts_left < 1:
             return False
         if self._runner.domains.refusal(candidate) is not None:
             return False
-        if (error.retry_after or 0.0) >= self._remaining():
+        if pause >= self._budget.remaining_s(self._clock.monotonic()):
             return False
         if (error.retry_after or 0.0) > executor.retry.cap_s and len(self._plan) > 1:
             return False
         return executor.bucket(candidate.provider).take()
 
     def _plan_the_soonest(self) -> None:
-        """With the plan at its end: wait for the first throttled candidate if it comes in time, or
-        raise ``AllProvidersFailedError``.
+        """With the plan at its end: wait for the first candidate that throttled the call, if its cooldown
+        ends in time (or has ended meanwhile), or raise ``AllProvidersFailedError``.
         """
         if self._budget.attempts_left < 1:
             raise self._all_failed(f"after {self._budget.attempts} attempts, the limit of a call")
         now = self._clock.monotonic()
-        resting = [
-            (refusal.retry_at, scored)
-            for scored in self._executor.fallback.order(self._ranked())
-            if (refusal := self._runner.domains.refusal(_candidate(scored))) is not None
-            and refusal.error_class is ErrorClass.THROTTLED
-        ]
+        resting: list[tuple[float, ScoredCandidate]] = []
+        for scored in self._ranked():
+            if _candidate(scored) in self._throttled and self._is_larger(scored):
+                refusal = self._runner.domains.refusal(_candidate(scored))
+                if refusal is None or refusal.error_class is ErrorClass.THROTTLED:
+                    resting.append((now if refusal is None else refusal.retry_at, scored))
         if not resting:
             raise self._all_failed("no candidate is left")
         retry_at, scored = min(resting, key=lambda each: each[0])
         if retry_at >= self._budget.deadline:
             raise self._all_failed("every candidate is throttled beyond the call's deadline")
         self._pause = retry_at - now
+        self._throttled.discard(_candidate(scored))
         self._plan.append(scored)
         self._say(f"{_label(scored)} is throttled; waiting {self._pause:.1f} s")
+
+    def _is_larger(self, scored: ScoredCandidate) -> bool:
+        """Whether the model's window is larger than any that was too small."""
+        return self._models[_label(scored)].context_window > self._too_small
 
     def _ranked(self) -> tuple[ScoredCandidate, ...]:
         return () if self._decision is None else self._decision.ranked
@@ -350,9 +367,6 @@ class _Call:
         error.__cause__ = self._errors[-1] if self._errors else None
         return error
 
-    def _remaining(self) -> float:
-        return self._budget.remaining_s(self._clock.monotonic())
-
     def _say(self, line: str) -> None:
         if self._executor.on_step is not None:
             self._executor.on_step(line)
@@ -363,7 +377,8 @@ class _Call:
             await self._executor.durable()
         return replace(
             response_of(attempt),
-            cost_nanos=self._budget.spent_nanos if self._cost_known else None,
+            cost_nanos=None if self._cost_status is CostStatus.UNKNOWN else self._budget.spent_nanos,
+            cost_status=self._cost_status,
             latency_ms=(self._clock.monotonic() - self._started) * 1000,
             attempts=tuple(self._made),
             decision=self._decision,
@@ -381,6 +396,7 @@ class CallStream:
         self._attempt: Attempt | None = None
         self._ready: deque[StreamEvent] = deque()
         self._committed = False
+        self._over = False
         self.response: LLMResponse | None = None
 
     async def __aenter__(self) -> CallStream:
@@ -396,16 +412,16 @@ class CallStream:
 
     async def __anext__(self) -> StreamEvent:
         while not self._ready:
-            if self.response is not None:
+            if self._over or self.response is not None:
                 raise StopAsyncIteration
-            if self._committed:
-                await self._go_on()
-            else:
-                await self._commit()
+            self._over = True  # a failure or a cancellation ends it for good
+            await (self._go_on() if self._committed else self._commit())
+            self._over = False
         return self._ready.popleft()
 
     async def aclose(self) -> None:
         """End the call now."""
+        self._over = True
         if self._attempt is not None:
             await self._attempt.aclose()
 
@@ -454,5 +470,11 @@ def _label(scored: ScoredCandidate) -> str:
     return f"{scored.provider}/{scored.model_id}"
 
 
-def _too_dear(candidate: Candidate, budget_usd: float | None) -> BudgetExhaustedError:
-    return BudgetExhaustedError("cost", f"{candidate} would pass the call's budget of ${budget_usd:g}")
+def _too_dear(
+    candidate: Candidate, scored: ScoredCandidate, budget_usd: float | None
+) -> BudgetExhaustedError:
+    if scored.predicted_cost_usd is None:
+        message = f"the price of {candidate} is unknown, so it cannot be held to ${budget_usd:g}"
+    else:
+        message = f"{candidate} would pass the call's budget of ${budget_usd:g}"
+    return BudgetExhaustedError("cost", message)

@@ -85,6 +85,19 @@ def test_status_looks_past_a_credential_that_another_process_found_to_be_bad(att
     assert "openai api_key for gpt-6.1-terra would pay" in out
 
 
+def test_status_goes_on_without_a_ledger_that_cannot_be_read(attune):
+    (attune.home / "data").mkdir()
+    (attune.home / "data" / "ledger.db").write_text("no database, whatever its name says")
+    code, out = attune("auth", "status")
+    assert (code, "default_mode" in out) == (0, True)
+    assert "ledger.db" in attune.err
+
+
+def test_status_says_that_a_local_provider_needs_no_key(attune, monkeypatch):
+    monkeypatch.setattr("attune.providers.local_server.missing_packages", tuple)
+    assert "local (no key needed) for smollm2-135m-instruct would pay" in attune("auth", "status")[1]
+
+
 @pytest.mark.parametrize(
     "routing", ['allow_providers = ["gemini"]', "local_only = true"], ids=["not allowed", "not local"]
 )

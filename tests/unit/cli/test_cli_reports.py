@@ -111,6 +111,12 @@ def test_stats_knows_no_cost_where_none_is_known(attune, ledger):
     assert "saved against always-premium: unknown" in out
 
 
+def test_a_name_out_of_the_ledger_cannot_control_the_terminal(attune, ledger):
+    ledger.append_attempt(attempt(1, workflow="evil\x1b[2J"))
+    ledger.flush_sync()
+    assert "\x1b" not in attune("stats")[1]
+
+
 def test_stats_names_the_nearest_workflow_and_stage(attune, ledger):
     ledger.append_attempt(attempt(1))
     ledger.flush_sync()

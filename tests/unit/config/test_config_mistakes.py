@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from attune.config import load
 from attune.errors import ConfigError
@@ -50,6 +55,10 @@ MISTAKES = {
     ),
     "a bad provider name": ('[providers."a/b"]\nkind = "local"', "a provider's name is letters, digits"),
     "no address at all": ('[providers.p]\nkind="openai"\nbase_url="nowhere"', "base_url: must be http(s)://"),
+    "a blank in the address": (
+        '[providers.p]\nkind="openai"\nbase_url="http://h /v1"',
+        "base_url: must be http(s)://",
+    ),
     "a bad port": ('[providers.p]\nkind="openai"\nbase_url="http://h:x"', "base_url: must be http(s)://"),
     "a password in the address": (
         f'[providers.p]\nkind="openai"\nbase_url="https://u:{CANARY}@h"',
@@ -102,8 +111,11 @@ MISTAKES = {
         '[tiers]\ncheap = ["gpt-6-luna"]\ncapable = ["gpt-6-luna"]',
         "is listed in the tiers",
     ),
-    "an unknown field of the strategy": ("[auth]\nmode = 1", "unknown key 'mode' in "),
-    "an unknown plan": ('[auth]\n\nsubscription_tier = "pr0"', "line 3; did you mean 'pro'?"),
+    "an unknown field of the strategy": ("[auth]\nmode = 1", "line 2: unknown key 'mode' in [auth]; did"),
+    "an unknown plan": (
+        '[auth]\n\nsubscription_tier = "pr0"',
+        "line 3: unknown subscription_tier 'pr0' in [auth]; did you",
+    ),
     "a wrong type in the strategy": (
         "[auth]\ncost_optimization = 1",
         "cost_optimization must be true or false",
@@ -162,3 +174,30 @@ def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path):
     (tmp_path / "config.toml").mkdir()
     with pytest.raises(ConfigError, match=r"cannot read the configuration .*Is a directory"):
         load(environ={"ATTUNE_HOME": str(tmp_path)})
+
+
+EVERYTHING = (
+    P
+    + 'api_keys = { a = "env:A" }\n'
+    + M
+    + '[tiers]\ncheap = ["m"]\n[routing]\nwindow_days = 3\n'
+    + '[routing.workflows.w]\nallow_providers = ["p"]\n'
+    + "[call]\nretries = 2\n[auth]\nsubscription_tier = 'pro'\n"
+)
+PIECES = st.sampled_from(
+    [*'[]{}"=#.,\n', '"""', "''", "[[", "-1", "true", "models", "[x]\n", "\x1b", "é", "inf"]
+)
+
+
+@given(st.integers(0, len(EVERYTHING)), st.integers(0, 12), PIECES)
+def test_whatever_is_mistyped_is_read_or_refused_in_one_line(place, cut, piece):
+    text = EVERYTHING[:place] + piece + EVERYTHING[place + cut :]
+    with tempfile.TemporaryDirectory() as home:
+        (Path(home) / "config.toml").write_text(text)
+        try:
+            load(environ={"ATTUNE_HOME": home, "A": CANARY})
+        except ConfigError as error:
+            line = str(error)
+            assert line.startswith(home)
+            assert line.isprintable()
+            assert CANARY not in line

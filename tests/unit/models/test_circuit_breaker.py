@@ -282,6 +282,16 @@ def test_one_failure_reopens_for_the_whole_timeout_and_forgets_the_successes(clo
     assert breaker.state is CLOSED
 
 
+def test_while_a_probe_is_under_way_a_refusal_names_no_time_beyond_a_recovery_timeout(clock):
+    breaker = half_open(clock)
+    breaker.acquire(lease_seconds=630)
+    for elapsed, retry_after in [(0, 60), (500, 60), (100, 30)]:
+        clock.advance(elapsed)
+        with pytest.raises(CircuitOpenError) as caught:
+            breaker.acquire()
+        assert caught.value.retry_after == pytest.approx(retry_after)
+
+
 def test_a_probe_given_back_frees_its_place_and_closes_nothing(clock):
     breaker = half_open(clock)
     for _ in range(10):

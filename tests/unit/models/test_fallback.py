@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from support.pipeline import ASK, Fleet, a_model
 
 from attune.errors import AllProvidersFailedError, InvalidRequestError, TransientError, UnknownNameError
 from attune.models.fallback import FallbackPolicy, FallbackStrategy
@@ -11,6 +10,7 @@ from attune.models.registry import ModelTier
 from attune.models.request import ExecutionContext
 from attune.models.retry import RetryPolicy
 from attune.models.telemetry import ScoredCandidate
+from support.pipeline import ASK, Fleet, a_model
 
 CHEAP, CAPABLE, PREMIUM = ModelTier
 

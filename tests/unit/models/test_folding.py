@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from attune.models.executor import EventKind, Meta, StreamEvent, Terminal, TextDelta, ThinkingDelta, ToolCallDelta
+from attune.models.executor import (
+    EventKind,
+    Meta,
+    StreamEvent,
+    Terminal,
+    TextDelta,
+    ThinkingDelta,
+    ToolCallDelta,
+)
 from attune.models.folding import Fold
 from attune.models.request import TextPart, ThinkingPart, ToolCallPart
 from attune.models.telemetry import TokenUsage

@@ -5,9 +5,8 @@ import random
 
 import pytest
 from ddsketch import DDSketch
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
-from support.routing import an_attempt
 
 from attune.errors import ErrorClass, InvalidRequestError
 from attune.models.performance import (
@@ -23,6 +22,7 @@ from attune.models.performance import (
     push_recent,
     wilson_bounds,
 )
+from support.routing import an_attempt
 
 PRIOR_SCORE = 0.78
 
@@ -165,7 +165,9 @@ def test_quality_is_the_formula_of_its_docstring():
     for n in (1, 7, 29, 30, 500):
         k = 1 if n >= 30 else n / (n + 10 * (1 - n / 30))
         expected = (
-            0.7 * (0.9 + k * (0.6 - 0.9)) + 0.15 / (1 + (1 + k * (1.5 - 1))) + 0.15 * (0.5 + k * (1 / 3 - 0.5))
+            0.7 * (0.9 + k * (0.6 - 0.9))
+            + 0.15 / (1 + (1 + k * (1.5 - 1)))
+            + 0.15 * (0.5 + k * (1 / 3 - 0.5))
         ) * (1 - 0.02 * k * 4)
         assert score(0.6, 3000, 0.01, n, 4) == pytest.approx(expected)
 
@@ -301,5 +303,3 @@ def test_quantiles_never_fall_as_the_share_rises(values):
     sketch = sketch_of(values)
     found = [sketch.quantile(step / 20) for step in range(21)]
     assert found == sorted(found)
-    assume(len(values) > 1)
-    assert found[0] <= found[-1]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from support.pipeline import ASK, COST, Fleet, a_model
 
 from attune.errors import AllProvidersFailedError, BudgetExhaustedError, StoreError, TransientError
 from attune.models.retry import RetryPolicy
 from attune.models.spending import SpendCap
 from attune.stores.sqlite import SqliteStore
 from attune.testing import FakeClock, Reply
+from support.pipeline import ASK, COST, Fleet, a_model
 
 USD = 1_000_000_000
 PREDICTED = 501_000
@@ -59,7 +59,9 @@ def test_a_cost_that_is_not_known_keeps_the_whole_reservation(store, clock):
 def test_beyond_a_limit_it_says_which_and_what_to_do(store, clock):
     cap = SpendCap(store, clock, usd_per_day=1.0)
     cap.reserve(USD, ttl_s=60)
-    with pytest.raises(BudgetExhaustedError, match=r"\$1 a day .* \$0\.5000 more; raise .*max_usd_per_day") as e:
+    with pytest.raises(
+        BudgetExhaustedError, match=r"\$1 a day .* \$0\.5000 more; raise .*max_usd_per_day"
+    ) as e:
         cap.reserve(USD // 2, ttl_s=60)
     assert e.value.limit == "usd_per_day"
 
@@ -123,7 +125,9 @@ async def test_a_call_settles_what_it_really_cost(store, clock):
 
 async def test_while_an_attempt_is_under_way_its_prediction_is_held(store, clock):
     held = []
-    fleet = capped(store, clock, 1.0, scripts={"a": [lambda r, m: held.append(used(store, "day", clock)) or "x"]})
+    fleet = capped(
+        store, clock, 1.0, scripts={"a": [lambda r, m: held.append(used(store, "day", clock)) or "x"]}
+    )
     await fleet.executor.run(ASK)
     assert held == [PREDICTED]
 

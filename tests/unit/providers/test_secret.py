@@ -55,8 +55,8 @@ def test_a_file_may_be_named_from_the_home_folder(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     "reference",
     [
-        "sk-proj-1234567890abcdef",
-        "env:sk-proj-1234567890abcdef",
+        "sk-proj-1234567890abcdef",  # not-a-secret
+        "env:sk-proj-1234567890abcdef",  # not-a-secret
         "",
         "env:",
         "file:",

@@ -3,7 +3,7 @@ import pytest
 from attune.wire.redaction import MAX_TEXT_CHARS, one_line, redact
 
 KEYS = [
-    "sk-ant-api03-abcdefgh_12345",
+    "sk-ant-api03-abcdefgh_12345",  # not-a-secret
     "sk-proj-Ab12Cd34Ef56",
     "sk-abc***********xyz9",
     "AIzaSyD-abcdefghijklmnopqrstuv",

@@ -1,0 +1,244 @@
+"""The windowed statistics against a naive reference that recomputes everything from the raw records."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from attune.models.performance import BUCKET_SECONDS
+from attune.models.telemetry import TokenUsage
+from attune.models.windows import Estimate, PerformanceStats
+from support.routing import DAY, an_attempt, rollup_rows
+
+START = 20_000 * DAY
+WINDOW_DAYS = 3
+KEYS = [
+    ("review", "check", "fix_bug"),
+    ("review", "check", ""),
+    ("review", "write", "fix_bug"),
+    ("docs", "check", "fix_bug"),
+]
+LABELS = ["a/mid", "b/mid"]
+
+
+class Attempt:
+    """A raw record and what is known of it now."""
+
+    def __init__(self, record) -> None:
+        self.record = record
+        self.good = record.success
+        self.outcome: bool | None = None
+
+
+class RawRecords:
+    """The reference: every attempt ever seen, and nothing else but each level's last results.
+
+    These are kept as (bucket, failed), since an outcome changes the newest result that differs, which
+    need not be that of its own attempt.
+    """
+
+    def __init__(self) -> None:
+        self.attempts: list[Attempt] = []
+        self.results: dict[tuple[str, ...], list[tuple[int, bool]]] = {}
+
+    def add(self, record) -> None:
+        self.attempts.append(Attempt(record))
+        for level in self._levels_of(record):
+            self.results.setdefault(level, []).append((bucket_of(record), not record.success))
+
+    def correct(self, attempt: Attempt, success: bool) -> None:
+        after = attempt.record.success and success
+        if attempt.good != after:
+            attempt.good = after
+            for level in self._levels_of(attempt.record):
+                self._flip_newest(self.results[level], failed=not after)
+        attempt.outcome = success
+
+    def estimate(self, key, label: str, first: int) -> tuple[float, ...]:
+        levels = self._levels(*key)
+        samples = [each for each in (self._sample(lv, label, first) for lv in levels) if each[0]]
+        if not samples:
+            return (0.9, 2000.0, 0.0, 0, 0, 0.0, None, None)
+        own = samples[0] if len(samples) == len(levels) else (0, 0, 0.0, 0)
+        parts = [samples[0]]
+        for inner, outer in pairwise(samples):
+            parts.append((*(o - i for o, i in zip(outer[:3], inner[:3], strict=True)), outer[3]))
+        rate, latency, known, recent = 0.9, 2000.0, 0.0, 0.0
+        for calls, won, latency_sum, failed in reversed(parts):
+            w, v = max(0, 10 - calls / 3), max(0, 10 - won / 3)
+            rate, known = (won + w * rate) / (calls + w), (calls + w * known) / (calls + w)
+            latency = (latency_sum + v * latency) / (won + v)
+            recent = max(failed, recent * (1 - calls / 20))
+        nearest = samples[: max(0, 2 - (len(levels) - len(samples)))]
+        rated = next((s for s in nearest if s[0] >= 10), None)
+        timed = next((s for s in nearest if s[1] >= 10), None)
+        return (
+            *(rate, latency, known, own[0], own[1], recent),
+            rated and rated[1] / rated[0],
+            timed and timed[2] / timed[1],
+        )
+
+    def _sample(self, level, label: str, first: int) -> tuple[float, float, float, int]:
+        found = [
+            a
+            for a in self.attempts
+            if (level, label) in {(lv[:-1], lv[-1]) for lv in self._levels_of(a.record)}
+            and bucket_of(a.record) >= first
+        ]
+        won = [a for a in found if a.good]
+        last = [failed for at, failed in self.results.get((*level, label), []) if at >= first][-20:]
+        return len(found), len(won), sum(a.record.latency_ms for a in won), sum(last)
+
+    @staticmethod
+    def _levels(workflow: str, stage: str, task: str) -> list[tuple[str, ...]]:
+        levels = [(workflow, stage, task), (workflow, stage), (workflow,), ()]
+        return levels if task else levels[1:]
+
+    def _levels_of(self, record) -> list[tuple[str, ...]]:
+        key = record.workflow, record.stage, record.task_type
+        return [(*key[:depth], f"{record.provider}/{record.model_id}") for depth in (3, 2, 1, 0)]
+
+    @staticmethod
+    def _flip_newest(results: list[tuple[int, bool]], *, failed: bool) -> None:
+        for place in range(len(results) - 1, max(-1, len(results) - 21), -1):
+            at, was = results[place]
+            if was is not failed:
+                results[place] = (at, failed)
+                return
+
+
+def bucket_of(record) -> int:
+    return int(record.at // BUCKET_SECONDS)
+
+
+def close(found: Estimate, expected: tuple[float, ...]) -> None:
+    assert [value is None for value in found] == [value is None for value in expected]
+    assert [v or 0.0 for v in found] == pytest.approx([v or 0.0 for v in expected], rel=1e-6, abs=1e-6)
+
+
+class StatsMachine(RuleBasedStateMachine):
+    """Observe, correct, let time pass, ask now and then: the answer is always that of the raw records."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = START
+        self.stats = PerformanceStats(window_days=WINDOW_DAYS)
+        self.raw = RawRecords()
+
+    @rule(
+        key=st.sampled_from(KEYS),
+        label=st.sampled_from(LABELS),
+        results=st.lists(st.booleans(), min_size=1, max_size=25),
+        latency=st.floats(1, 60_000),
+    )
+    def observe(self, key, label, results, latency):
+        for success in results:
+            workflow, stage, task = key
+            record = an_attempt(
+                label, success, at=self.now, workflow=workflow, stage=stage, task=task, latency=latency
+            )
+            self.stats.observe(record)
+            self.raw.add(record)
+
+    @rule(seconds=st.sampled_from([60.0, DAY / 3, DAY, 2.5 * DAY, 9 * DAY]))
+    def time_passes(self, seconds):
+        self.now += seconds
+
+    @rule(data=st.data(), success=st.booleans())
+    def an_outcome_arrives(self, data, success):
+        first = self.stats.first_bucket(self.now)
+        within = [a for a in self.raw.attempts if bucket_of(a.record) >= first]
+        if within:
+            attempt = within[data.draw(st.integers(0, len(within) - 1))]
+            self.stats.correct(attempt.record, previous=attempt.outcome, success=success)
+            self.raw.correct(attempt, success)
+
+    @rule()
+    def asking_gives_what_the_raw_records_say(self):
+        first = self.stats.first_bucket(self.now)
+        for key in [*KEYS, ("docs", "new", ""), ("new", "new", "fix_bug")]:
+            levels = self.stats.levels(*key)
+            for label in LABELS:
+                found = Estimate.of(self.stats.estimate(levels, label, first))
+                close(found, self.raw.estimate(key, label, first))
+
+    @invariant()
+    def packed_rows_repeat_their_cells(self):
+        for path in self.stats._paths.values():
+            for level in path:
+                assert level.rows == {label: cell.packed() for label, cell in level.cells.items()}
+
+    @invariant()
+    def sums_are_those_of_the_buckets(self):
+        for path in self.stats._paths.values():
+            for cell in (*path[0].cells.values(), *path[-1].cells.values()):
+                columns = zip(*cell.buckets.values(), strict=True)
+                assert cell.total == pytest.approx([sum(column) for column in columns] or [0] * 8)
+
+    @invariant()
+    def the_number_of_cells_is_right(self):
+        assert len(self.stats) == sum(len(path[0].cells) for path in self.stats._paths.values())
+
+    def teardown(self):
+        self.asking_gives_what_the_raw_records_say()
+
+
+TestStatsMachine = StatsMachine.TestCase
+TestStatsMachine.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
+
+
+attempts = st.builds(
+    lambda key, label, success, age, latency, tokens, cost: an_attempt(
+        label,
+        success,
+        at=START - age * DAY,
+        workflow=key[0],
+        stage=key[1],
+        task=key[2],
+        latency=latency,
+        usage=None if tokens is None else TokenUsage(tokens, tokens // 2),
+        cost=cost,
+    ),
+    st.sampled_from(KEYS),
+    st.sampled_from(LABELS),
+    st.booleans(),
+    st.integers(0, WINDOW_DAYS + 2),
+    st.floats(1, 60_000),
+    st.none() | st.integers(0, 10_000),
+    st.none() | st.integers(0, 10**9),
+)
+
+
+@given(st.lists(attempts, max_size=20))
+def test_restoring_roll_ups_is_observing_their_attempts(records):
+    records.sort(key=lambda record: record.at)
+    observed, restored = PerformanceStats(window_days=WINDOW_DAYS), PerformanceStats(window_days=WINDOW_DAYS)
+    for record in records:
+        observed.observe(record)
+    restored.restore(rollup_rows(records))
+    first = observed.first_bucket(START)
+    for key in [*KEYS, ("review", "new", "new"), ("new", "new", "")]:
+        was, now = observed.levels(*key), restored.levels(*key)
+        for label in LABELS:
+            close(
+                Estimate.of(restored.estimate(now, label, first)),
+                Estimate.of(observed.estimate(was, label, first)),
+            )
+        assert restored.mean_tokens(now, first) == observed.mean_tokens(was, first)
+        assert restored.tiers(now[0], first) == observed.tiers(was[0], first)
+    assert {key for key, _ in restored.keys("review")} == {key for key, _ in observed.keys("review")}
+
+
+@given(st.lists(attempts, max_size=60), st.integers(1, 8))
+def test_the_cells_kept_are_those_of_the_keys_observed_last(records, max_cells):
+    stats = PerformanceStats(window_days=WINDOW_DAYS, max_cells=max_cells)
+    for record in records:
+        stats.observe(record)
+    last_first = dict.fromkeys((r.workflow, r.stage, r.task_type) for r in reversed(records))
+    kept = {key for workflow in ("review", "docs") for key, _ in stats.keys(workflow)}
+    assert kept == set(list(last_first)[: len(kept)])
+    assert len(stats) <= max(max_cells, len(LABELS))
+    assert set(stats._workflows) == {key[0] for key in kept}
+    assert set(stats._stages) == {key[:2] for key in kept}

@@ -113,7 +113,8 @@ def _ledger(config: Config, off: list[Fact]) -> Check:
     from attune.stores.sqlite import SqliteStore
 
     try:
-        store = SqliteStore.open(file, **config.ledger._asdict())
+        durability, days = config.ledger
+        store = SqliteStore.open(file, durability=durability, retention_days=days)
         try:
             store.flush_sync(10)
             now = time.time()

@@ -70,7 +70,8 @@ def _record(config: Config, args: argparse.Namespace) -> OutcomeTarget:
 
     if not config.paths.ledger_file.exists():
         raise UnknownNameError("call", args.call_id[:60], (), where="the ledger")
-    store = SqliteStore.open(config.paths.ledger_file, **config.ledger._asdict())
+    durability, days = config.ledger
+    store = SqliteStore.open(config.paths.ledger_file, durability=durability, retention_days=days)
     try:
         target = store.record_outcome(Outcome(args.call_id, time.time(), args.success, args.score))
         if target is None:

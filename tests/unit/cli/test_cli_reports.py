@@ -189,6 +189,17 @@ def test_an_outcome_changes_the_statistics(attune, ledger):
     assert attune.json("stats", "review")["workflows"][0]["success_rate"] == 1.0
 
 
+@pytest.mark.parametrize("command", [("outcome", "call-2", "--success"), ("doctor",)], ids=" ".join)
+def test_a_command_that_writes_keeps_records_as_long_as_configured(attune, command):
+    attune.configure("[ledger]\nretention_days = 365")
+    store = SqliteStore.open(attune.home / "data" / "ledger.db", retention_days=365)
+    store.append_attempt(attempt(1, at=time.time() - 200 * 86_400))
+    store.append_attempt(attempt(2))
+    store.close()
+    attune(*command)
+    assert len(SqliteStore.open_readonly(attune.home / "data" / "ledger.db").attempts("call-1")) == 1
+
+
 def test_an_outcome_of_a_call_that_is_not_there_is_refused(attune, ledger):
     assert attune("outcome", "call-1", "--success")[0] == 2
     ledger.append_attempt(attempt(1))

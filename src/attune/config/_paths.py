@@ -35,7 +35,7 @@ def find_paths(config_file: str | os.PathLike[str] | None, environ: Mapping[str,
         folder = platformdirs.user_config_path("attune", appauthor=False)
         data = platformdirs.user_data_path("attune", appauthor=False)
     file = _absolute(named) if named else folder / "config.toml"
-    return Paths(folder, file, folder / "auth.json", data / "ledger.db"), bool(named)
+    return Paths(file, folder / "auth.json", data / "ledger.db"), bool(named)
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:

@@ -96,7 +96,6 @@ class LedgerConfig(NamedTuple):
 class Paths(NamedTuple):
     """Where things are kept. ``config_file`` need not exist."""
 
-    home: Path
     config_file: Path
     auth_file: Path
     ledger_file: Path

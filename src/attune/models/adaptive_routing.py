@@ -14,7 +14,7 @@ from attune.models.performance import (
     wilson_bounds,
 )
 from attune.models.registry import ModelRegistry, ModelTier
-from attune.models.request import DEFAULT_MIN_SUCCESS_RATE, RouteRequest
+from attune.models.request import DEFAULT_MIN_SUCCESS_RATE, RouteRequest, check_providers
 from attune.models.route_decision import Option, RouteDecision, TierUpgrade
 from attune.models.routing_stats import RoutingStats, routing_stats
 from attune.models.tasks import REALTIME_REQUIRED_TASKS, TASK_TIER_MAP, normalize_task
@@ -82,6 +82,8 @@ class AdaptiveModelRouter:
         self._availability = availability
         self._clock = clock
         self._allowed = dict(allow_providers or {})
+        for names in self._allowed.values():
+            check_providers(names)
         self._local_only = local_only
         self._options = self._enrol(credentials)
         self._reprice_at = float("-inf")

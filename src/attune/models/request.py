@@ -227,6 +227,7 @@ class ExecutionContext:
             if value is not None and not value >= 0:
                 raise InvalidRequestError(f"{name} must not be negative, not {value!r}")
         check_success_rate(self.min_success_rate)
+        check_providers(self.allow_providers)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> ExecutionContext:
@@ -269,6 +270,7 @@ class RouteRequest:
         if self.max_latency_ms is not None and not self.max_latency_ms > 0:
             raise InvalidRequestError(f"max_latency_ms must be above 0, not {self.max_latency_ms!r}")
         check_success_rate(self.min_success_rate)
+        check_providers(self.allow_providers)
 
     @classmethod
     def of(cls, request: LLMRequest, context: ExecutionContext) -> RouteRequest:
@@ -298,6 +300,15 @@ class RouteRequest:
     def without_success_floor(self) -> RouteRequest:
         """The same request with no minimum success rate."""
         return replace(self, min_success_rate=0.0)
+
+
+def check_providers(names: object) -> None:
+    """Raise ``InvalidRequestError`` unless ``names`` is ``None`` or a frozenset.
+
+    A plain text would match every provider whose name is a part of it.
+    """
+    if names is not None and not isinstance(names, frozenset):
+        raise InvalidRequestError(f"allow_providers must be a frozenset of names, not {names!r}")
 
 
 def check_success_rate(rate: float | None) -> None:

@@ -509,6 +509,11 @@ def test_a_request_can_narrow_what_is_allowed_but_not_widen_it():
         program.decide(allow_providers=frozenset({"a"}))
 
 
+def test_a_routers_allow_list_is_of_whole_names():
+    with pytest.raises(InvalidRequestError, match="allow_providers must be a frozenset of names, not 'aa'"):
+        Program(allow_providers={"*": "aa"})
+
+
 def test_an_explicit_model_does_not_reach_a_provider_that_is_not_allowed():
     with pytest.raises(NoCandidateError, match="the provider a is not allowed here"):
         Program().decide(model="a/mid", allow_providers=frozenset({"b"}))

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from attune.errors import InvalidRequestError
+from attune.errors import InvalidRequestError, UnknownNameError
 from attune.models.request import (
     ExecutionContext,
     ImagePart,
@@ -96,6 +96,10 @@ def test_every_kind_of_part_has_a_size():
     )
 
 
+def test_a_request_can_be_made_to_stream():
+    assert ASK.streaming() == LLMRequest.from_prompt("hi", stream=True)
+
+
 # -- limits --------------------------------------------------------------------------------------------
 
 
@@ -130,6 +134,21 @@ def test_a_route_request_refuses_the_same_limits():
         RouteRequest(max_cost=-1)
     with pytest.raises(InvalidRequestError, match="max_latency_ms must be above 0, not 0"):
         RouteRequest(max_latency_ms=0)
+
+
+@pytest.mark.parametrize("names", ["openai", {"openai"}, ["openai"], ("openai",)])
+@pytest.mark.parametrize("kind", [ExecutionContext, RouteRequest])
+def test_providers_are_named_by_a_frozenset_so_that_no_part_of_a_name_is_taken_for_one(kind, names):
+    with pytest.raises(InvalidRequestError, match="allow_providers must be a frozenset of names, not"):
+        kind(allow_providers=names)
+
+
+def test_a_context_is_made_of_named_fields_and_an_unknown_one_is_refused():
+    assert ExecutionContext.of({"workflow": "w", "max_cost": 1}) == ExecutionContext("w", max_cost=1)
+    with pytest.raises(
+        UnknownNameError, match="unknown field of the call 'max_cots'; did you mean 'max_cost'"
+    ):
+        ExecutionContext.of({"max_cots": 1})
 
 
 # -- what a decision looks at --------------------------------------------------------------------------
@@ -183,3 +202,9 @@ def test_a_success_rate_of_0_is_a_choice_not_a_missing_one():
 def test_the_success_floor_can_be_taken_away_alone():
     route = RouteRequest(workflow="w", max_cost=1.0, min_success_rate=0.9)
     assert route.without_success_floor() == RouteRequest(workflow="w", max_cost=1.0, min_success_rate=0.0)
+
+
+def test_the_size_of_the_prompt_can_be_forgotten():
+    assert RouteRequest(input_tokens=5, max_output_tokens=7).of_unknown_size() == RouteRequest(
+        max_output_tokens=7
+    )

@@ -82,8 +82,11 @@ async def test_a_call_that_works_is_one_attempt_one_decision_and_one_record():
 async def test_it_runs_with_nothing_but_a_router_and_a_runner():
     provider = FakeProvider("a")
     router = AdaptiveModelRouter(ModelRegistry([a_model("a/m")]))
-    response = await ResilientExecutor(router, AttemptRunner([provider])).run(ASK)
-    assert response.text == "ok"
+    executor = ResilientExecutor(router, AttemptRunner([provider]))
+    assert (await executor.run(ASK)).text == "ok"
+    provider.then(CredentialError("401", status=401))
+    with pytest.raises(AllProvidersFailedError):
+        await executor.run(ASK)
 
 
 async def test_the_answer_waits_for_the_ledger_when_it_shall_be_durable():
@@ -411,6 +414,15 @@ async def test_a_cooldown_of_another_call_is_waited_for_when_everything_is_throt
     assert fleet.clock.monotonic() - before == pytest.approx(20)
 
 
+async def test_a_cooldown_is_not_waited_for_when_the_credential_is_dead_by_then():
+    fleet = Fleet("a/m", "a/n", scripts={"a": [throttled(10), CredentialError("401", status=401)]})
+    before = fleet.clock.monotonic()
+    with pytest.raises(AllProvidersFailedError):
+        await fleet.executor.run(ASK)
+    assert fleet.seen == ["a/m", "a/n"]
+    assert fleet.clock.monotonic() == before
+
+
 async def test_being_throttled_again_and_again_ends_with_the_attempts():
     fleet = Fleet("a/m")
     fleet["a"].default = throttled(1)
@@ -662,7 +674,7 @@ async def test_credentials_that_are_off_have_no_last_resort():
     with pytest.raises(AllProvidersFailedError):
         await fleet.executor.run(ASK)
     with pytest.raises(
-        AllProvidersFailedError, match="0 attempts.*the credential a#api_key is off"
+        AllProvidersFailedError, match=r"0 attempts.*the credential a#api_key is off"
     ) as caught:
         await fleet.executor.run(ASK)
     assert fleet.asked == 1
@@ -857,6 +869,20 @@ async def test_a_stream_raises_what_a_call_raises():
         with pytest.raises(AllProvidersFailedError) as caught:
             await anext(events)
     assert len(caught.value.attempts) == 2
+
+
+async def test_a_stream_that_was_cancelled_or_left_begins_no_other_attempt():
+    fleet = Fleet("a/m", scripts={"a": [Reply(head_s=float("inf"))]})
+    async with fleet.executor.stream(STREAM) as events:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(events), 0.01)
+        with pytest.raises(StopAsyncIteration):
+            await anext(events)
+    async with fleet.executor.stream(STREAM) as left:
+        pass
+    with pytest.raises(StopAsyncIteration):
+        await anext(left)
+    assert fleet.asked == 1
 
 
 async def test_a_stream_is_no_attempt_more_after_its_failure_was_raised():

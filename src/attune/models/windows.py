@@ -30,7 +30,7 @@ from attune.models.tasks import normalize_task
 from attune.models.telemetry import NANOS_PER_USD
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from attune.models.state import RollupRow
     from attune.models.telemetry import LLMCallRecord
@@ -56,25 +56,27 @@ class _Cell:
         self.buckets: dict[int, list[float]] = {}
         self.sketches: dict[int, LatencySketch | bytes] = {}
         self.total: list[float] = [0] * _SUMS
-        self.oldest = 0
+        self.oldest = _NEVER
         self.recent = 0
 
-    def add(self, index: int, sums: _Sums) -> None:
-        """Add sums to a bucket; unrolled because this is what ``observe`` spends its time on."""
+    def add(self, index: int, sums: Sequence[float]) -> None:
+        """Add sums to a bucket and to the window."""
+        self.add_to_bucket(index, sums)
+        _add_sums(self.total, sums)
+
+    def add_to_bucket(self, index: int, sums: Sequence[float]) -> None:
+        """Add sums to a bucket; ``sum_up`` has to follow."""
         bucket = self.buckets.get(index)
         if bucket is None:
-            self.oldest = min(self.oldest, index) if self.buckets else index
-            bucket = self.buckets[index] = [0] * _SUMS
-        calls, successes, latency, cost, cost_count, tokens_in, tokens_out, usage_count = sums
-        for each in (bucket, self.total):
-            each[0] += calls
-            each[1] += successes
-            each[2] += latency
-            each[3] += cost
-            each[4] += cost_count
-            each[5] += tokens_in
-            each[6] += tokens_out
-            each[7] += usage_count
+            self.buckets[index] = list(sums)
+            if index < self.oldest:  # noqa: PLR1730  (a call of min is slower, and this is hot)
+                self.oldest = index
+        else:
+            _add_sums(bucket, sums)
+
+    def sum_up(self) -> None:
+        """Make the window's sums from the buckets."""
+        self.total = [sum(sums) for sums in zip(*self.buckets.values(), strict=True)] or [0] * _SUMS
 
     def packed(self) -> bytes:
         """The numbers that a decision needs, side by side in memory."""
@@ -86,7 +88,7 @@ class _Cell:
         for index in [i for i in self.buckets if i < first]:
             del self.buckets[index]
             self.sketches.pop(index, None)
-        self.total = [sum(sums) for sums in zip(*self.buckets.values(), strict=True)] or [0] * _SUMS
+        self.sum_up()
         self.oldest = min(self.buckets, default=_NEVER)
         self.recent = newest(self.recent, self.total[0])
 
@@ -97,6 +99,19 @@ class _Cell:
             found = LatencySketch() if found is None else LatencySketch.from_bytes(found)
             self.sketches[index] = found
         return found
+
+
+def _add_sums(to: list[float], sums: Sequence[float]) -> None:
+    """Unrolled, because this is what ``observe`` and ``restore`` spend their time on."""
+    calls, successes, latency, cost, cost_count, tokens_in, tokens_out, usage_count = sums
+    to[0] += calls
+    to[1] += successes
+    to[2] += latency
+    to[3] += cost
+    to[4] += cost_count
+    to[5] += tokens_in
+    to[6] += tokens_out
+    to[7] += usage_count
 
 
 _NEVER = 1 << 50
@@ -121,6 +136,29 @@ class Level:
         self.rows: dict[str, bytes] = {}
         self.everyone: _Cell | None = None
         self.children = 0
+
+    def sum_up(self) -> None:
+        """Make the sums of every cell and the packed rows anew."""
+        for label, cell in self.cells.items():
+            cell.sum_up()
+            self.rows[label] = cell.packed()
+        self.everyone = None
+
+    def absorb(self, inner: Level) -> None:
+        """Add the buckets of a level inside this one; ``sum_up`` has to follow."""
+        for label, cell in inner.cells.items():
+            add = self.cells[label].add_to_bucket
+            for index, sums in cell.buckets.items():
+                add(index, sums)
+
+    def everyone_calls(self) -> _Cell:
+        """The sums over all candidates, made when they are first asked for."""
+        if self.everyone is None:
+            self.everyone = _Cell("")
+            for cell in self.cells.values():
+                for index, sums in cell.buckets.items():
+                    self.everyone.add(index, sums)
+        return self.everyone
 
     def row(self, label: str, first: int) -> _LevelRow | None:
         """A candidate's numbers within the window, or ``None`` if it has no calls here."""
@@ -317,33 +355,58 @@ class PerformanceStats:
             level.rows[label] = cell.packed()
 
     def restore(self, rows: Iterable[RollupRow]) -> None:
-        """Take in roll-ups, oldest bucket first, as if their attempts had been observed."""
+        """Take in roll-ups, oldest bucket first, as if their attempts had been observed.
+
+        Raises ``InvalidRequestError`` unless nothing was observed yet. Start-up waits for this: a row
+        touches the buckets of its own key only, the levels above are summed once at the end.
+        """
+        if self._paths:
+            raise InvalidRequestError("roll-ups are restored before anything is observed")
         for row in rows:
-            label = f"{row.provider}/{row.model_id}"
-            path = self._path((row.workflow, row.stage, row.task_type))
-            self._add(path, label, row.tier, row.bucket, row[7:15], row.recent, row.recent_count)
+            index, workflow, stage, task_type, provider, model_id, tier, *sums, bins, recent, count = row
+            label = f"{provider}/{model_id}"
+            path = self._path((workflow, stage, task_type))
+            for level in path:
+                cell = level.cells.get(label) or self._new_cell(level, label, tier, path)
+                cell.recent = join_recent(cell.recent, recent, count)
             leaf = path[0].cells[label]
-            if row.bucket in leaf.sketches:
-                leaf.sketch(row.bucket).merge(LatencySketch.from_bytes(row.latency_bins))
+            leaf.add_to_bucket(index, sums)
+            if index in leaf.sketches:
+                leaf.sketch(index).merge(LatencySketch.from_bytes(bins))
             else:
-                leaf.sketches[row.bucket] = row.latency_bins
+                leaf.sketches[index] = bins
+        self._sum_up()
         self._evict()
+
+    def _sum_up(self) -> None:
+        """Make every level's sums from the buckets of the keys."""
+        stages = dict.fromkeys(path[1:3] for path in self._paths.values())
+        for leaf, stage, _, _ in self._paths.values():
+            stage.absorb(leaf)
+        for stage, workflow in stages:
+            workflow.absorb(stage)
+        for workflow in self._workflows.values():
+            self._all.absorb(workflow)
+        for level in (*(path[0] for path in self._paths.values()), *self._stages.values()):
+            level.sum_up()
+        for level in (*self._workflows.values(), self._all):
+            level.sum_up()
 
     def _add(
         self, path: Path, label: str, tier: str, index: int, sums: _Sums, recent: int, recent_count: int
     ) -> None:
         for level in path:
-            cells = level.cells
-            cell = cells.get(label)
-            if cell is None:
-                cell = cells[label] = _Cell(tier)
-                self._cells += level is path[0]
+            cell = level.cells.get(label) or self._new_cell(level, label, tier, path)
             cell.add(index, sums)
             cell.recent = join_recent(cell.recent, recent, recent_count)
             level.rows[label] = cell.packed()
-            if level.everyone is None:
-                level.everyone = _Cell("")
-            level.everyone.add(index, sums)
+            if level.everyone is not None:
+                level.everyone.add(index, sums)
+
+    def _new_cell(self, level: Level, label: str, tier: str, path: Path) -> _Cell:
+        cell = level.cells[label] = _Cell(tier)
+        self._cells += level is path[0]
+        return cell
 
     def _path(self, key: _Key) -> Path:
         if key not in self._paths:
@@ -425,13 +488,12 @@ class PerformanceStats:
         that has any; ``None`` where nothing is known.
         """
         for level in levels:
-            cell = level.everyone
-            if cell is not None:
-                if cell.oldest < first:
-                    cell.expire(first)
-                count = cell.total[7]
-                if count:
-                    return cell.total[5] / count, cell.total[6] / count
+            cell = level.everyone or level.everyone_calls()
+            if cell.oldest < first:
+                cell.expire(first)
+            count = cell.total[7]
+            if count:
+                return cell.total[5] / count, cell.total[6] / count
         return None
 
     def tiers(self, level: Level, first: int) -> dict[str, TierResults]:

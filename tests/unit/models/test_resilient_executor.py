@@ -342,8 +342,10 @@ async def test_no_pause_is_begun_that_the_deadline_would_cut():
 
 async def test_a_candidate_whose_circuit_just_opened_is_not_repeated():
     fleet = Fleet("a/m", "b/m", scripts={"a": [DOWN]}, breaker=ONE_BREAKS)
+    before = fleet.clock.monotonic()
     await fleet.executor.run(ASK)
     assert fleet.seen == ["a/m", "b/m"]
+    assert fleet.clock.monotonic() == before
 
 
 async def test_in_an_outage_repeats_stop_when_the_bucket_is_empty():
@@ -659,6 +661,29 @@ async def test_in_a_last_resort_the_policy_chose_only_what_it_chose():
     await fleet.executor.run(ASK)
     assert fleet.seen == ["b/m"]
     assert not fleet.records[0].chosen_by_policy
+
+
+async def test_a_refused_permit_is_not_an_attempt():
+    fleet = Fleet("a/m", "b/m", limits=CallLimits(max_attempts=1))
+    fleet.trip("a/m")
+    fleet.trip("b/m")
+    fleet.domains.acquire(the_candidate("a/m"), 100, last_resort=True).release()
+    assert (await fleet.executor.run(ASK)).provider == "b"
+
+
+async def test_a_circuit_that_opens_during_the_call_has_no_last_resort():
+    fleet = Fleet("a/m", "b/m", retry=NO_REPEAT)
+
+    def fail_while_the_other_is_tripped(_request, _model):
+        fleet.trip("b/m")
+        return DOWN
+
+    fleet["a"].then(fail_while_the_other_is_tripped)
+    with pytest.raises(AllProvidersFailedError) as caught:
+        await fleet.executor.run(ASK)
+    assert fleet.seen == ["a/m"]
+    assert [type(each) for each in caught.value.attempts] == [TransientError, CircuitOpenError]
+    assert caught.value.retry_at == pytest.approx(fleet.clock.time() + 60)
 
 
 async def test_there_is_no_last_resort_while_something_is_available():

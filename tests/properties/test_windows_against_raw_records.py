@@ -64,13 +64,14 @@ class RawRecords:
         own = samples[0] if len(samples) == len(levels) else (0, 0, 0.0, 0)
         parts = [samples[0]]
         for inner, outer in pairwise(samples):
-            parts.append((*(o - i for o, i in zip(outer[:3], inner[:3], strict=True)), outer[3]))
+            calls, won, latency_sum = (o - i for o, i in zip(outer[:3], inner[:3], strict=True))
+            parts.append((calls, won, latency_sum, min(outer[3], calls - won)))
         rate, latency, known, recent = 0.9, 2000.0, 0.0, 0.0
         for calls, won, latency_sum, failed in reversed(parts):
             w, v = max(0, 10 - calls / 3), max(0, 10 - won / 3)
             rate, known = (won + w * rate) / (calls + w), (calls + w * known) / (calls + w)
             latency = (latency_sum + v * latency) / (won + v)
-            recent = max(failed, recent * (1 - calls / 20))
+            recent = failed + recent * max(0, 1 - calls / 20)
         nearest = samples[: max(0, 2 - (len(levels) - len(samples)))]
         rated = next((s for s in nearest if s[0] >= 10), None)
         timed = next((s for s in nearest if s[1] >= 10), None)

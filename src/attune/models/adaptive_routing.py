@@ -245,8 +245,9 @@ class AdaptiveModelRouter:
             if results.failures and rank + 1 in present and (upgrade := _upgrade(base, results)):
                 return _TIERS[rank + 1], f"upgraded from {base}: {upgrade.reason}"
             if not realtime:
+                floor = request.min_success_rate or DEFAULT_MIN_SUCCESS_RATE  # no floor proves nothing
                 for _, option, row, _ in scored:
-                    if option.rank < rank and _proven(row, request.min_success_rate):
+                    if option.rank < rank and _proven(row, floor):
                         cheaper = option.model.tier
                         return cheaper, f"{cheaper} has proven itself on {row[3]:.0f} calls here"
         if rank in present:

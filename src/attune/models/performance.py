@@ -97,13 +97,13 @@ def quality(
 ) -> float:
     """The quality score, 0..1, of a success rate and a latency that have been drawn to the prior.
 
-    ``known`` is the share of them that is not the prior's; cost and recent failures are drawn by it
-    here. See ``ModelPerformance.quality_score``.
+    ``known`` is the share of them that is not the prior's; the cost is drawn by it here. See
+    ``ModelPerformance.quality_score``.
     """
     cost_share = 0.5 + known * (PRIOR_COST_USD / (PRIOR_COST_USD + cost_usd) - 0.5)
     latency_share = PRIOR_LATENCY_MS / (PRIOR_LATENCY_MS + latency_ms)
     raw = 0.7 * success_rate + 0.15 * latency_share + 0.15 * cost_share
-    return raw * (1.0 - 0.02 * known * recent_failures)
+    return raw * (1.0 - 0.02 * recent_failures)
 
 
 class ModelPerformance(NamedTuple):
@@ -129,11 +129,11 @@ class ModelPerformance(NamedTuple):
             k     = n / (n + 10 (1 - n / 30)), and 1 from 30 calls on
             score = (0.7 (0.9 + k (s - 0.9))
                      + 0.15 / (1 + (1 + k (l - 1)))
-                     + 0.15 (0.5 + k (1 / (1 + c) - 0.5))) (1 - 0.02 k f)
+                     + 0.15 (0.5 + k (1 / (1 + c) - 0.5))) (1 - 0.02 f)
 
-        Each part is drawn to that of a model with success 0.9, 2 s and $0.005, whose score is 0.78:
-        the fewer calls, the nearer to it. It rises with success and falls with latency, cost and
-        recent failures. The weights are attune's own: success leads, and neither latency nor
+        Success, latency and cost are drawn to those of a model with success 0.9, 2 s and $0.005, whose
+        score is 0.78: the fewer calls, the nearer to it. It rises with success and falls with latency,
+        cost and recent failures. The weights are attune's own: success leads, and neither latency nor
         cost can outweigh 22 points of it.
         """
         known = self.sample_size / (self.sample_size + borrowed_weight(self.sample_size))

@@ -228,13 +228,14 @@ def _drawn(
     if outer < len(levels):
         wider = levels[outer].row(label, first) or total
         others, won, others_latency_sum = wider[0] - total[0], wider[1] - total[1], wider[2] - total[2]
+        failed = min(wider[3], others - won)
         if won >= DENSE:
-            rate, latency, known, borrowed = won / others, others_latency_sum / won, 1.0, wider[3]
+            rate, latency, known = won / others, others_latency_sum / won, 1.0
         else:
-            siblings = (others, won, others_latency_sum, wider[3])
-            rate, latency, known, borrowed = _drawn(siblings, wider, levels, outer + 1, label, first)
-        if borrowed:
-            lately = max(lately, borrowed * (1 - calls / RECENT))
+            siblings = (others, won, others_latency_sum, failed)
+            rate, latency, known, failed = _drawn(siblings, wider, levels, outer + 1, label, first)
+        if calls < RECENT:
+            lately += failed * (1 - calls / RECENT)
     weight = PRIOR_WEIGHT - calls * _FADING if calls < DENSE else 0.0
     size = calls + weight
     latency_weight = PRIOR_WEIGHT - successes * _FADING
@@ -455,9 +456,8 @@ class PerformanceStats:
             p = (successes + w p_siblings) / (n + w)
 
         Theirs is drawn to that of the grandparent's other calls and so on; above all stands the prior.
-        No call counts twice. The mean latency likewise, by successful calls. Recent failures are the
-        level's own or, if those are more, its siblings' in proportion to what it lacks to ``RECENT``
-        calls. ``levels`` comes from ``levels()``, ``first`` from ``first_bucket()``.
+        No call counts twice. The mean latency likewise, by successful calls. To the level's own recent
+        failures come those of its siblings, in proportion to what it lacks to ``RECENT`` calls. ``levels`` comes from ``levels()``, ``first`` from ``first_bucket()``.
         """
         place = 0
         for level in levels:

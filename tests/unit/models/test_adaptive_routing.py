@@ -162,6 +162,12 @@ def test_a_proof_elsewhere_is_none_here():
     assert program.decide().tier == CAPABLE
 
 
+def test_without_a_success_floor_a_cheaper_tier_must_prove_itself_all_the_same():
+    program = Program().saw("a/small", 3, 37)
+    assert program.decide(min_success_rate=0.0).tier == CAPABLE
+    assert program.saw("b/small", 40).decide(min_success_rate=0.0).tier == CHEAP
+
+
 def test_a_proof_ends_with_the_window():
     program = Program().saw("a/small", 40)
     program.clock.advance(8 * DAY)
@@ -244,6 +250,11 @@ def test_the_tier_in_question_is_the_one_that_most_calls_used():
     assert program.router.recommend_tier_upgrade("review", "check")
 
 
+def test_the_failures_of_another_tier_do_not_upgrade_the_tasks():
+    program = Program().saw("a/small", 0, 50).saw("a/big", 0, 50).saw("a/mid", 19, 1)
+    assert program.decide(min_success_rate=0.0).tier == CAPABLE
+
+
 def test_a_cheap_task_is_upgraded_one_tier_not_two():
     program = Program().saw("a/small", 0, 20, task="summarize")
     assert program.decide(task_type="summarize", min_success_rate=0.0).tier == CAPABLE
@@ -313,6 +324,12 @@ def test_latency_tells_equals_apart():
 
 def test_cost_tells_equals_apart():
     program = Program(a_model("a/mid", prices=(2, 10)), a_model("b/mid", prices=(1, 5)))
+    program.saw("a/mid", 50).saw("b/mid", 50)
+    assert program.best() == "b/mid"
+
+
+def test_a_model_of_unknown_price_is_not_taken_for_a_free_one():
+    program = Program(a_model("a/mid", prices=None), a_model("b/mid", prices=(0.01, 0.01)))
     program.saw("a/mid", 50).saw("b/mid", 50)
     assert program.best() == "b/mid"
 
@@ -428,6 +445,12 @@ def test_a_candidate_of_unknown_price_cannot_be_held_to_a_cost_limit():
     assert decision.candidate.label == "a/mid"
     assert decision.ranked[0].predicted_cost_usd is None
     assert "cost unknown" in decision.reason
+
+
+@pytest.mark.parametrize(("calls", "dropped"), [(9, False), (10, True)])
+def test_what_never_succeeded_is_dropped_after_ten_calls(calls, dropped):
+    found = drops(Program().saw("a/mid", 0, calls).decide())
+    assert ("a/mid#api_key" in found) is dropped
 
 
 def test_a_free_model_fits_a_cost_limit_of_nothing():

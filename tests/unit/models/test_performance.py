@@ -156,9 +156,9 @@ def test_quality_is_drawn_to_the_prior_the_fewer_calls_there_are(rate, latency, 
         assert PRIOR_SCORE + 1e-12 >= fewer >= more - 1e-12 >= full - 2e-12
 
 
-@given(rates, latencies, costs, failures)
-def test_without_a_call_quality_is_the_prior(rate, latency, cost, f):
-    assert score(rate, latency, cost, 0, f) == pytest.approx(PRIOR_SCORE)
+@given(rates, latencies, costs)
+def test_without_a_call_quality_is_the_prior(rate, latency, cost):
+    assert score(rate, latency, cost, 0) == pytest.approx(PRIOR_SCORE)
 
 
 def test_quality_is_the_formula_of_its_docstring():
@@ -168,7 +168,7 @@ def test_quality_is_the_formula_of_its_docstring():
             0.7 * (0.9 + k * (0.6 - 0.9))
             + 0.15 / (1 + (1 + k * (1.5 - 1)))
             + 0.15 * (0.5 + k * (1 / 3 - 0.5))
-        ) * (1 - 0.02 * k * 4)
+        ) * (1 - 0.02 * 4)
         assert score(0.6, 3000, 0.01, n, 4) == pytest.approx(expected)
 
 

@@ -282,7 +282,7 @@ class AllProvidersFailedError(AttuneError):
 
     ``attempts`` are the errors in the order in which they happened (``ProviderError`` for
     attempts that were made, ``CircuitOpenError`` for those refused); ``retry_at`` is the soonest
-    time worth trying again, UTC epoch seconds, or ``None`` if waiting will not help.
+    time at which a candidate that is refused now may be tried, UTC epoch seconds; ``None`` if none is.
     """
 
     def __init__(

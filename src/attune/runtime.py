@@ -24,7 +24,7 @@ from attune.models.attempt import AttemptRunner
 from attune.models.budget import CallLimits
 from attune.models.failure_domains import BreakerLimits, FailureDomains
 from attune.models.request import ExecutionContext, LLMRequest, RouteRequest
-from attune.models.resilient_executor import CallStream, ResilientExecutor
+from attune.models.resilient_executor import ResilientExecutor
 from attune.models.retry import RetryPolicy
 from attune.models.spending import SpendCap
 from attune.models.telemetry import Outcome
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from attune.clock import Clock
     from attune.config import Config
+    from attune.models.call_stream import CallStream
     from attune.models.executor import LLMResponse, Provider
     from attune.models.route_decision import RouteDecision
     from attune.models.telemetry import LLMCallRecord

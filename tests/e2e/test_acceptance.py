@@ -238,7 +238,8 @@ async def test_with_call_durability_the_answer_comes_after_its_record_is_committ
 async def test_a_spend_cap_refuses_what_would_pass_it_and_says_so(world: World) -> None:
     world.first.default = Answer(usage={"input_tokens": 1000, "output_tokens": 1000})
     request = LLMRequest.from_prompt("hello", max_output_tokens=1000)
-    async with world.runtime("[routing]\nmax_usd_per_day = 0.0101") as ai:
+    capped = '[routing]\nallow_providers = ["first", "second"]\nmax_usd_per_day = 0.0101'
+    async with world.runtime(capped) as ai:
         assert (await ai.run(request)).cost_usd == pytest.approx(0.006)
         with pytest.raises(attune.errors.BudgetExhaustedError, match=r"spend cap of \$0\.0101 a day"):
             await ai.run(request)

@@ -48,12 +48,7 @@ class EmpathyLLMExecutor:
         """
         runner = self._runner
         context = ExecutionContext() if context is None else context
-        budget = CallBudget(
-            self._limits,
-            now=runner.clock.monotonic(),
-            deadline_s=context.deadline_s,
-            budget_usd=context.budget_usd,
-        )
+        budget = CallBudget(self._limits, now=runner.clock.monotonic(), deadline_s=context.deadline_s)
         spec = AttemptSpec(runner.new_id(), "", 0, context)
         limits = budget.start_attempt(runner.clock.monotonic())
         attempt = runner.start(self._candidate, self._model, request, limits, spec)

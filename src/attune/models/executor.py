@@ -161,7 +161,7 @@ class LLMResponse:
     """The answer to one call, and what it took.
 
     ``cost_nanos`` is the cost of **all** attempts of the call; ``None`` if that of any is unknown.
-    ``content`` holds every part in order; ``text`` joins the text parts.
+    ``content`` holds the reasoning, the text and the tool calls, in this order; ``text`` joins the text.
     """
 
     call_id: str

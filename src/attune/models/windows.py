@@ -457,7 +457,8 @@ class PerformanceStats:
 
         Theirs is drawn to that of the grandparent's other calls and so on; above all stands the prior.
         No call counts twice. The mean latency likewise, by successful calls. To the level's own recent
-        failures come those of its siblings, in proportion to what it lacks to ``RECENT`` calls. ``levels`` comes from ``levels()``, ``first`` from ``first_bucket()``.
+        failures come those of its siblings, in proportion to what it lacks to ``RECENT`` calls.
+        ``levels`` comes from ``levels()``, ``first`` from ``first_bucket()``.
         """
         place = 0
         for level in levels:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from attune.errors import AllProvidersFailedError, BudgetExhaustedError, StoreError, TransientError
+from attune.models.prices import FREE
 from attune.models.retry import RetryPolicy
 from attune.models.spending import SpendCap
 from attune.stores.sqlite import SqliteStore
@@ -164,7 +165,7 @@ async def test_at_the_cap_a_call_that_had_attempts_still_carries_them(store, clo
     with pytest.raises(AllProvidersFailedError, match="spend cap") as caught:
         await fleet.executor.run(ASK)
     assert isinstance(caught.value.__cause__, BudgetExhaustedError)
-    assert [type(each) for each in caught.value.attempts] == [TransientError]
+    assert [type(each) for each in caught.value.attempts] == [TransientError, BudgetExhaustedError]
     assert fleet.asked == 1
 
 
@@ -182,3 +183,10 @@ async def test_a_store_that_fails_takes_no_permit(store, clock):
     with pytest.raises(StoreError):
         await fleet.executor.run(ASK)
     assert fleet.nothing_is_taken()
+
+
+async def test_at_the_cap_a_free_candidate_still_answers(store, clock):
+    fleet = capped(store, clock, 0.0, "a/m", a_model("free/m", prices=FREE))
+    fleet.providers["free", "api_key"].default = "for nothing"
+    assert (await fleet.executor.run(ASK)).text == "for nothing"
+    assert fleet.asked == 1

@@ -293,6 +293,21 @@ def test_observing_goes_on_after_a_restore_on_the_same_day():
     assert window(stats).sketch.bins == window(fed(*records)).sketch.bins
 
 
+def test_restoring_after_something_was_observed_is_refused():
+    with pytest.raises(InvalidRequestError, match="restored before anything is observed"):
+        fed(an_attempt(at=NOON)).restore([])
+
+
+def test_recent_failures_of_siblings_are_borrowed_in_proportion_and_never_counted_twice():
+    failures = [an_attempt(at=NOON, success=False) for _ in range(2)]
+    assert estimate(fed(*failures)).recent_failures == 2
+    assert estimate(fed(*failures, an_attempt(at=NOON, stage="other"))).recent_failures == 2
+    elsewhere = [an_attempt(at=NOON, stage="other", success=False) for _ in range(4)]
+    assert estimate(fed(*failures, *elsewhere)).recent_failures == pytest.approx(2 + 4 * 18 / 20)
+    own = [an_attempt(at=NOON) for _ in range(20)]
+    assert estimate(fed(*elsewhere, *own)).recent_failures == 0
+
+
 def test_two_rows_of_one_bucket_are_added():
     halves = [an_attempt(at=NOON, latency=100.0)], [an_attempt(at=NOON, latency=200.0)]
     stats = PerformanceStats()

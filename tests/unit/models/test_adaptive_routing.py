@@ -551,6 +551,13 @@ def test_local_only_keeps_everything_on_this_machine():
     assert drops(decision) == {"a/mid#api_key": "it is not local, and only local models are allowed"}
 
 
+def test_a_router_that_is_local_only_is_so_whatever_a_request_says():
+    program = Program(a_model("a/mid"), a_model("local/tiny", CHEAP, (0, 0), local=True), local_only=True)
+    assert [c.label for c in program.decide(local_only=False, tier="capable").candidates] == ["local/tiny"]
+    with pytest.raises(NoCandidateError, match="only local models are allowed"):
+        program.decide(model="a/mid")
+
+
 def test_local_only_without_a_local_model_is_refused_not_ignored():
     with pytest.raises(NoCandidateError, match="only local models are allowed"):
         Program().decide(local_only=True)

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from attune.models.cells import Estimate, _borrowed
 from attune.models.performance import BUCKET_SECONDS
 from attune.models.telemetry import TokenUsage
-from attune.models.windows import Estimate, PerformanceStats
+from attune.models.windows import PerformanceStats
 from support.routing import DAY, an_attempt, rollup_rows
 
 START = 20_000 * DAY
@@ -60,7 +61,7 @@ class RawRecords:
         levels = self._levels(*key)
         samples = [each for each in (self._sample(lv, label, first) for lv in levels) if each[0]]
         if not samples:
-            return (0.9, 2000.0, 0.0, 0, 0, 0.0, None, None)
+            return (0.9, 2000.0, 0.0, 0, 0, 0.0, None, 0, None)
         own = samples[0] if len(samples) == len(levels) else (0, 0, 0.0, 0)
         parts = [samples[0]]
         for inner, outer in pairwise(samples):
@@ -78,6 +79,7 @@ class RawRecords:
         return (
             *(rate, latency, known, own[0], own[1], recent),
             rated and rated[1] / rated[0],
+            rated[0] if rated else 0,
             timed and timed[2] / timed[1],
         )
 
@@ -243,3 +245,21 @@ def test_the_cells_kept_are_those_of_the_keys_observed_last(records, max_cells):
     assert len(stats) <= max(max_cells, len(LABELS))
     assert set(stats._workflows) == {key[0] for key in kept}
     assert set(stats._stages) == {key[:2] for key in kept}
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("xyz"), st.booleans(), st.integers(1, 5000)), max_size=60),
+    st.integers(0, 120),
+)
+def test_the_short_way_to_an_estimate_gives_what_the_long_way_gives(few, many):
+    stats = PerformanceStats()
+    for stage, success, latency in few:
+        stats.observe(an_attempt(at=START, stage=stage, task="summarize", success=success, latency=latency))
+    for number in range(many):
+        stats.observe(an_attempt(at=START, stage="busy", success=number % 7 != 0, latency=100 + number))
+    first = stats.first_bucket(START)
+    for stage in ("x", "y", "z", "busy", "unseen"):
+        for task in ("summarize", ""):
+            levels = stats.levels("review", stage, task)
+            short, long = stats.estimate(levels, "a/mid", first), _borrowed(levels, "a/mid", first)
+            assert short == pytest.approx(long, rel=1e-9)

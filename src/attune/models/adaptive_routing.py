@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
     from attune.clock import Clock
     from attune.models.candidate import Availability
+    from attune.models.cells import Level, Row
     from attune.models.route_decision import Drop, Scored
     from attune.models.state import RollupRow
     from attune.models.telemetry import LLMCallRecord
-    from attune.models.windows import Level, Row
 
 __all__ = ["AdaptiveModelRouter", "RouteDecision", "TierUpgrade"]
 
@@ -47,6 +47,11 @@ ENOUGH_FAILURES_OF = 10
 
 UPGRADE_Z = 2.326
 """One-sided 99 %: how sure the failure rate must be above what is tolerated."""
+
+FLOOR_Z = 1.282
+"""One-sided 90 %: how sure a success rate of fewer than ``ENOUGH_SAMPLES`` calls must be below the minimum
+for its candidate to be dropped. Dropped, it gets no calls that could clear it.
+"""
 
 _TIERS = tuple(ModelTier)
 _RANK: dict[str, int] = {tier.value: tier.rank for tier in _TIERS}
@@ -192,12 +197,7 @@ class AdaptiveModelRouter:
         dropped: list[Drop] = []
         for option in fitting:
             row = estimate_of(levels, option.label, first)
-            rate, latency, known, calls, successes, lately, measured, measured_latency = row
-            if calls and option.rank == base_rank:
-                tier_calls += calls
-                tier_failures += calls - successes
-                recent_calls += min(calls, RECENT)
-                recent_failures += lately
+            rate, latency, known, calls, successes, lately, measured, judged, measured_latency = row
             price = option.input
             if price is None or tokens_in > option.dearer_above:
                 cost = option.cost(tokens_in, tokens_out, now)
@@ -213,12 +213,17 @@ class AdaptiveModelRouter:
             elif max_latency is not None and measured_latency > max_latency:
                 reason = f"takes about {measured_latency:.0f} ms, above {max_latency:.0f} ms"
                 dropped.append((option, reason, 2 - max_latency / measured_latency))
-            elif 0.0 <= measured < min_success:
-                reason = f"succeeded in {measured:.1%} of its calls, below {min_success:.1%}"
+            elif 0.0 <= measured < min_success and _shown_below(min_success, measured, judged):
+                reason = f"succeeded in {measured:.1%} of {judged:.0f} calls, below {min_success:.1%}"
                 dropped.append((option, reason, min_success - measured))
             else:
                 score = quality(rate, latency, PRIOR_COST_USD if cost is None else cost, lately, known)
                 scored.append((score, option, row, cost))
+                if calls and option.rank == base_rank:
+                    tier_calls += calls
+                    tier_failures += calls - successes
+                    recent_calls += min(calls, RECENT)
+                    recent_failures += lately
         return scored, dropped, TierResults(tier_calls, tier_failures, recent_calls, recent_failures)
 
     def _tier(
@@ -242,7 +247,8 @@ class AdaptiveModelRouter:
             why = f"{base} is the default tier"
         rank = _RANK[base]
         if not request.tier:
-            if results.failures and rank + 1 in present and (upgrade := _upgrade(base, results)):
+            beyond = results.failures > TOLERATED_FAILURE_RATE * results.calls
+            if beyond and rank + 1 in present and (upgrade := _upgrade(base, results)):
                 return _TIERS[rank + 1], f"upgraded from {base}: {upgrade.reason}"
             if not realtime:
                 floor = request.min_success_rate or DEFAULT_MIN_SUCCESS_RATE  # no floor proves nothing
@@ -380,8 +386,15 @@ def _positions(rank: int, *, downwards: bool) -> tuple[int, ...]:
 
 def _proven(row: Row, min_success_rate: float) -> bool:
     """Whether enough calls at the key itself show a success rate that is high enough."""
-    _, _, _, calls, successes, *_ = row
-    return calls >= ENOUGH_SAMPLES and wilson_bounds(successes, calls)[0] >= min_success_rate
+    calls, successes = row[3], row[4]
+    if calls < ENOUGH_SAMPLES or successes < calls * min_success_rate:
+        return False
+    return wilson_bounds(successes, calls)[0] >= min_success_rate
+
+
+def _shown_below(min_success_rate: float, measured: float, calls: float) -> bool:
+    """Whether a rate below the minimum counts: over enough calls, or beyond chance."""
+    return calls >= ENOUGH_SAMPLES or wilson_bounds(measured * calls, calls, FLOOR_Z)[1] < min_success_rate
 
 
 def _too_dear(cost: float | None, max_cost: float) -> str:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from attune.models.candidate import Candidate
+from attune.models.cells import Estimate
 from attune.models.tasks import is_realtime, normalize_task
 from attune.models.telemetry import NANOS_PER_USD, DecisionRecord, DroppedCandidate, ScoredCandidate
-from attune.models.windows import Estimate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from attune.models.cells import Row
     from attune.models.registry import ModelInfo, ModelTier
     from attune.models.request import RouteRequest
-    from attune.models.windows import Row
 
 __all__ = ["Drop", "Option", "RouteDecision", "Scored", "TierUpgrade"]
 

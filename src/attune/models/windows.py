@@ -8,17 +8,13 @@ however much telemetry there is, and at most ``max_cells`` cells are kept.
 
 from __future__ import annotations
 
-import struct
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from attune.errors import InvalidRequestError
+from attune.models.cells import SUMS, Cell, Level, estimate
 from attune.models.performance import (
     BUCKET_SECONDS,
-    DENSE,
-    PRIOR_LATENCY_MS,
-    PRIOR_SUCCESS_RATE,
-    PRIOR_WEIGHT,
     RECENT,
     LatencySketch,
     ModelPerformance,
@@ -30,232 +26,19 @@ from attune.models.tasks import normalize_task
 from attune.models.telemetry import NANOS_PER_USD
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
+    from attune.models.cells import Path, Sums
     from attune.models.state import RollupRow
     from attune.models.telemetry import LLMCallRecord
 
-__all__ = ["CellWindow", "DEFAULT_WINDOW_DAYS", "Estimate", "Level", "PerformanceStats", "Row", "TierResults"]
+__all__ = ["DEFAULT_WINDOW_DAYS", "CellWindow", "PerformanceStats", "TierResults"]
 
 DEFAULT_WINDOW_DAYS = 7
 MAX_CELLS = 10_000
 
 
-class _Cell:
-    """One candidate at one level: the sums of the window and the buckets that they are made of.
-
-    A bucket is a list of sums in the order of ``_Sums``; ``total`` is their sum over all buckets.
-    ``recent`` holds the last results as bits, newest lowest: as many as there are calls, at most
-    ``RECENT``.
-    """
-
-    __slots__ = ("buckets", "oldest", "recent", "sketches", "tier", "total")
-
-    def __init__(self, tier: str) -> None:
-        self.tier = tier
-        self.buckets: dict[int, list[float]] = {}
-        self.sketches: dict[int, LatencySketch | bytes] = {}
-        self.total: list[float] = [0] * _SUMS
-        self.oldest = _NEVER
-        self.recent = 0
-
-    def add(self, index: int, sums: Sequence[float]) -> None:
-        """Add sums to a bucket and to the window."""
-        self.add_to_bucket(index, sums)
-        _add_sums(self.total, sums)
-
-    def add_to_bucket(self, index: int, sums: Sequence[float]) -> None:
-        """Add sums to a bucket; ``sum_up`` has to follow."""
-        bucket = self.buckets.get(index)
-        if bucket is None:
-            self.buckets[index] = list(sums)
-            if index < self.oldest:  # noqa: PLR1730  (a call of min is slower, and this is hot)
-                self.oldest = index
-        else:
-            _add_sums(bucket, sums)
-
-    def sum_up(self) -> None:
-        """Make the window's sums from the buckets."""
-        self.total = [sum(sums) for sums in zip(*self.buckets.values(), strict=True)] or [0] * _SUMS
-
-    def packed(self) -> bytes:
-        """The numbers that a decision needs, side by side in memory."""
-        calls, successes, latency_sum = self.total[:3]
-        return _pack(calls, successes, latency_sum, self.recent.bit_count(), self.oldest)
-
-    def expire(self, first: int) -> None:
-        """Forget the buckets before ``first``, and the results that were theirs."""
-        for index in [i for i in self.buckets if i < first]:
-            del self.buckets[index]
-            self.sketches.pop(index, None)
-        self.sum_up()
-        self.oldest = min(self.buckets, default=_NEVER)
-        self.recent = newest(self.recent, self.total[0])
-
-    def sketch(self, index: int) -> LatencySketch:
-        """The latencies of a bucket, decoded at their first use after a restore."""
-        found = self.sketches.get(index)
-        if not isinstance(found, LatencySketch):
-            found = LatencySketch() if found is None else LatencySketch.from_bytes(found)
-            self.sketches[index] = found
-        return found
-
-
-def _add_sums(to: list[float], sums: Sequence[float]) -> None:
-    """Unrolled, because this is what ``observe`` and ``restore`` spend their time on."""
-    calls, successes, latency, cost, cost_count, tokens_in, tokens_out, usage_count = sums
-    to[0] += calls
-    to[1] += successes
-    to[2] += latency
-    to[3] += cost
-    to[4] += cost_count
-    to[5] += tokens_in
-    to[6] += tokens_out
-    to[7] += usage_count
-
-
-_NEVER = 1 << 50
-_ROW = struct.Struct("5d")
-_pack, _unpack = _ROW.pack, _ROW.unpack
-_Sums: TypeAlias = tuple[float, float, float, float, float, float, float, float]
-_SUMS = 8  # calls, successes, latency ms, cost nanos, cost count, input tokens, output tokens, usage count
-
-
-class Level:
-    """One workflow, stage or task (or all of them): its candidates' cells by label, and the sums
-    of everyone's calls.
-
-    ``rows`` repeats what a decision needs of each cell, packed: with thousands of keys a decision's
-    time is that of fetching memory, and ten packed rows are a tenth of the cache lines of ten cells.
-    """
-
-    __slots__ = ("cells", "children", "everyone", "rows")
-
-    def __init__(self) -> None:
-        self.cells: dict[str, _Cell] = {}
-        self.rows: dict[str, bytes] = {}
-        self.everyone: _Cell | None = None
-        self.children = 0
-
-    def sum_up(self) -> None:
-        """Make the sums of every cell and the packed rows anew."""
-        for label, cell in self.cells.items():
-            cell.sum_up()
-            self.rows[label] = cell.packed()
-        self.everyone = None
-
-    def absorb(self, inner: Level) -> None:
-        """Add the buckets of a level inside this one; ``sum_up`` has to follow."""
-        for label, cell in inner.cells.items():
-            add = self.cells[label].add_to_bucket
-            for index, sums in cell.buckets.items():
-                add(index, sums)
-
-    def everyone_calls(self) -> _Cell:
-        """The sums over all candidates, made when they are first asked for."""
-        if self.everyone is None:
-            self.everyone = _Cell("")
-            for cell in self.cells.values():
-                for index, sums in cell.buckets.items():
-                    self.everyone.add(index, sums)
-        return self.everyone
-
-    def row(self, label: str, first: int) -> _LevelRow | None:
-        """A candidate's numbers within the window, or ``None`` if it has no calls here."""
-        packed = self.rows.get(label)
-        if packed is None:
-            return None
-        row: _LevelRow = _unpack(packed)
-        if row[4] < first:
-            self.expire(label, first)
-            row = _unpack(self.rows[label])
-        return row if row[0] else None
-
-    def expire(self, label: str, first: int) -> None:
-        """Forget a candidate's buckets before ``first``."""
-        cell = self.cells[label]
-        cell.expire(first)
-        self.rows[label] = cell.packed()
-
-
-_LevelRow: TypeAlias = tuple[float, float, float, float, float]
-"""Calls, successes, the sum of latencies, recent failures, and the oldest bucket."""
-
-Row: TypeAlias = tuple[float, float, float, float, float, float, float, float]
-"""The fields of an ``Estimate``, with ``NOT_MEASURED`` for ``None``."""
-
-NOT_MEASURED = -1.0
-_FADING = PRIOR_WEIGHT / DENSE
-
 _Key: TypeAlias = tuple[str, str, str]
-Path: TypeAlias = tuple[Level, ...]
-
-
-class Estimate(NamedTuple):
-    """What telemetry says of a candidate at a key, sparse cells having borrowed from their parents.
-
-    ``own_calls`` and ``own_successes`` are those at the key itself; ``known`` (0..1) is the share of
-    the estimate that is not the prior's. ``measured_rate`` and ``measured_latency_ms`` are plain means,
-    of the key or else of its parent, over at least ``PRIOR_WEIGHT`` calls (successful ones for the
-    latency); ``None`` where neither has as many.
-    """
-
-    success_rate: float
-    latency_ms: float
-    known: float
-    own_calls: float
-    own_successes: float
-    recent_failures: float
-    measured_rate: float | None
-    measured_latency_ms: float | None
-
-    @classmethod
-    def of(cls, row: Row) -> Estimate:
-        """The readable form of a row."""
-        return cls(*row[:6], *(None if value == NOT_MEASURED else value for value in row[6:]))
-
-
-def _drawn(
-    own: tuple[float, ...], total: _LevelRow, levels: Path, outer: int, label: str, first: int
-) -> tuple[float, float, float, float]:
-    """Success rate, latency, the share of both that is not the prior's, and recent failures of fewer
-    than ``DENSE`` successful calls, drawn to those of their siblings; see ``PerformanceStats.estimate``.
-
-    ``total`` are all calls of the level of ``own``, ``outer`` the place of the level outside it.
-    """
-    calls, successes, latency_sum, lately = own[:4]
-    rate, latency, known = PRIOR_SUCCESS_RATE, PRIOR_LATENCY_MS, 0.0
-    if outer < len(levels):
-        wider = levels[outer].row(label, first) or total
-        others, won, others_latency_sum = wider[0] - total[0], wider[1] - total[1], wider[2] - total[2]
-        failed = min(wider[3], others - won)
-        if won >= DENSE:
-            rate, latency, known = won / others, others_latency_sum / won, 1.0
-        else:
-            siblings = (others, won, others_latency_sum, failed)
-            rate, latency, known, failed = _drawn(siblings, wider, levels, outer + 1, label, first)
-        if calls < RECENT:
-            lately += failed * (1 - calls / RECENT)
-    weight = PRIOR_WEIGHT - calls * _FADING if calls < DENSE else 0.0
-    size = calls + weight
-    latency_weight = PRIOR_WEIGHT - successes * _FADING
-    return (
-        (successes + weight * rate) / size,
-        (latency_sum + latency_weight * latency) / (successes + latency_weight),
-        (calls + weight * known) / size,
-        lately,
-    )
-
-
-def _measured(row: _LevelRow, outer: _LevelRow) -> tuple[float, float]:
-    """The plain success rate and mean latency over enough calls of a level, else of the one outside it."""
-    enough = PRIOR_WEIGHT
-    rated = row if row[0] >= enough else outer
-    timed = row if row[1] >= enough else outer
-    return (
-        rated[1] / rated[0] if rated[0] >= enough else NOT_MEASURED,
-        timed[2] / timed[1] if timed[1] >= enough else NOT_MEASURED,
-    )
 
 
 class TierResults(NamedTuple):
@@ -274,9 +57,6 @@ class TierResults(NamedTuple):
             self.recent_calls + min(calls, RECENT),
             self.recent_failures + recent_failures,
         )
-
-
-NOTHING_KNOWN: Row = (PRIOR_SUCCESS_RATE, PRIOR_LATENCY_MS, 0, 0, 0, 0, NOT_MEASURED, NOT_MEASURED)
 
 
 class PerformanceStats:
@@ -312,7 +92,7 @@ class PerformanceStats:
         success = record.success
         usage = record.usage
         cost = record.cost_nanos
-        sums: _Sums = (
+        sums: Sums = (
             1,
             success,
             record.latency_ms if success else 0.0,
@@ -394,7 +174,7 @@ class PerformanceStats:
             level.sum_up()
 
     def _add(
-        self, path: Path, label: str, tier: str, index: int, sums: _Sums, recent: int, recent_count: int
+        self, path: Path, label: str, tier: str, index: int, sums: Sums, recent: int, recent_count: int
     ) -> None:
         for level in path:
             cell = level.cells.get(label) or self._new_cell(level, label, tier, path)
@@ -404,8 +184,8 @@ class PerformanceStats:
             if level.everyone is not None:
                 level.everyone.add(index, sums)
 
-    def _new_cell(self, level: Level, label: str, tier: str, path: Path) -> _Cell:
-        cell = level.cells[label] = _Cell(tier)
+    def _new_cell(self, level: Level, label: str, tier: str, path: Path) -> Cell:
+        cell = level.cells[label] = Cell(tier)
         self._cells += level is path[0]
         return cell
 
@@ -446,43 +226,7 @@ class PerformanceStats:
         path = self._paths.get((workflow, stage, task_type))
         return path or (_UNSEEN, stage_level, workflow_level, self._all)
 
-    def estimate(self, levels: Path, label: str, first: int) -> Row:
-        """What the window knows of a candidate at a key; ``Estimate.of`` makes it readable.
-
-        The success rate p of a level with n calls is drawn to that of its siblings, which are its
-        parent's other calls, by a weight w that fades out, w = 10 (1 - n / 30) and 0 from ``DENSE``
-        calls on::
-
-            p = (successes + w p_siblings) / (n + w)
-
-        Theirs is drawn to that of the grandparent's other calls and so on; above all stands the prior.
-        No call counts twice. The mean latency likewise, by successful calls. To the level's own recent
-        failures come those of its siblings, in proportion to what it lacks to ``RECENT`` calls.
-        ``levels`` comes from ``levels()``, ``first`` from ``first_bucket()``.
-        """
-        place = 0
-        for level in levels:
-            row = level.row(label, first)
-            if row is not None:
-                break
-            place += 1
-        else:
-            return NOTHING_KNOWN
-        calls, successes, latency_sum, lately, _ = row
-        if successes >= DENSE:
-            rate, latency, known = successes / calls, latency_sum / successes, 1.0
-        else:
-            rate, latency, known, lately = _drawn(row, row, levels, place + 1, label, first)
-        if place > 1:
-            measured = measured_latency = NOT_MEASURED
-        elif successes >= PRIOR_WEIGHT:
-            measured, measured_latency = successes / calls, latency_sum / successes
-        else:
-            outer = row if place else levels[1].row(label, first) or row
-            measured, measured_latency = _measured(row, outer)
-        if place:
-            calls = successes = 0.0
-        return rate, latency, known, calls, successes, lately, measured, measured_latency
+    estimate = staticmethod(estimate)
 
     def mean_tokens(self, levels: Path, first: int) -> tuple[float, float] | None:
         """Mean input and output tokens of a call, over all candidates, at the most specific level
@@ -565,14 +309,14 @@ class CellWindow(NamedTuple):
         )
 
     @classmethod
-    def of(cls, cell: _Cell, first: int) -> CellWindow:
+    def of(cls, cell: Cell, first: int) -> CellWindow:
         """The sums of the buckets from ``first`` on."""
         sketch = LatencySketch()
         for index in cell.sketches:
             if index >= first:
                 sketch.merge(cell.sketch(index))
         kept = [sums for index, sums in cell.buckets.items() if index >= first]
-        sums = [sum(column) for column in zip(*kept, strict=True)] or [0] * _SUMS
+        sums = [sum(column) for column in zip(*kept, strict=True)] or [0] * SUMS
         return cls(
             tier=cell.tier,
             calls=int(sums[0]),

@@ -5,7 +5,7 @@ import pytest
 from attune.models.candidate import Candidate
 from attune.models.prices import FREE, PricePeriod, PriceSchedule, Rate
 from attune.models.route_decision import Option, TierUpgrade
-from support.routing import CAPABLE, PREMIUM, Program, Resting, a_model, drops
+from support.routing import CAPABLE, Program, Resting, a_model, drops
 
 
 def test_a_candidate_is_named_by_label_and_by_key():
@@ -124,7 +124,7 @@ def test_a_decision_keeps_saying_what_it_said_when_it_was_made():
     before = decision.record(decision_id="", call_id="", at=0)
     program.saw("a/mid", 0, 50)
     assert decision.record(decision_id="", call_id="", at=0) == before
-    assert program.decide().tier == PREMIUM
+    assert program.decide().candidate.label == "b/mid"
     assert "a/mid#api_key" not in drops(decision)
 
 

@@ -3,10 +3,11 @@
 import pytest
 
 from attune.errors import ErrorClass, InvalidRequestError
+from attune.models.cells import NOTHING_KNOWN, Estimate
 from attune.models.performance import BUCKET_SECONDS
 from attune.models.state import RollupRow
 from attune.models.telemetry import TokenUsage
-from attune.models.windows import NOTHING_KNOWN, Estimate, PerformanceStats
+from attune.models.windows import PerformanceStats
 from support.routing import DAY, an_attempt, rollup_rows
 
 NOON = 20_000 * DAY + DAY / 2
@@ -148,7 +149,7 @@ def test_a_task_is_the_same_in_any_spelling():
 
 
 def test_without_telemetry_the_estimate_is_the_prior():
-    assert estimate(PerformanceStats()) == Estimate(0.9, 2000.0, 0, 0, 0, 0, None, None)
+    assert estimate(PerformanceStats()) == Estimate(0.9, 2000.0, 0, 0, 0, 0, None, 0, None)
 
 
 def test_a_key_that_never_saw_a_candidate_takes_what_others_know_of_it():

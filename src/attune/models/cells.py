@@ -1,0 +1,314 @@
+"""One candidate's sums at one level, and what they say: the smallest parts of the statistics."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from attune.models.performance import (
+    DENSE,
+    PRIOR_LATENCY_MS,
+    PRIOR_SUCCESS_RATE,
+    PRIOR_WEIGHT,
+    RECENT,
+    LatencySketch,
+    newest,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["NOTHING_KNOWN", "SUMS", "Cell", "Estimate", "Level", "Path", "Row", "Sums", "estimate"]
+
+
+class Cell:
+    """One candidate at one level: the sums of the window and the buckets that they are made of.
+
+    A bucket is a list of sums in the order of ``Sums``; ``total`` is their sum over all buckets.
+    ``recent`` holds the last results as bits, newest lowest: as many as there are calls, at most
+    ``RECENT``.
+    """
+
+    __slots__ = ("buckets", "oldest", "recent", "sketches", "tier", "total")
+
+    def __init__(self, tier: str) -> None:
+        self.tier = tier
+        self.buckets: dict[int, list[float]] = {}
+        self.sketches: dict[int, LatencySketch | bytes] = {}
+        self.total: list[float] = [0] * SUMS
+        self.oldest = _NEVER
+        self.recent = 0
+
+    def add(self, index: int, sums: Sequence[float]) -> None:
+        """Add sums to a bucket and to the window."""
+        self.add_to_bucket(index, sums)
+        _add_sums(self.total, sums)
+
+    def add_to_bucket(self, index: int, sums: Sequence[float]) -> None:
+        """Add sums to a bucket; ``sum_up`` has to follow."""
+        bucket = self.buckets.get(index)
+        if bucket is None:
+            self.buckets[index] = list(sums)
+            if index < self.oldest:  # noqa: PLR1730  (a call of min is slower, and this is hot)
+                self.oldest = index
+        else:
+            _add_sums(bucket, sums)
+
+    def sum_up(self) -> None:
+        """Make the window's sums from the buckets."""
+        self.total = [sum(sums) for sums in zip(*self.buckets.values(), strict=True)] or [0] * SUMS
+
+    def packed(self) -> bytes:
+        """The numbers that a decision needs, side by side in memory."""
+        calls, successes, latency_sum = self.total[:3]
+        return _pack(calls, successes, latency_sum, self.recent.bit_count(), self.oldest)
+
+    def expire(self, first: int) -> None:
+        """Forget the buckets before ``first``, and the results that were theirs."""
+        for index in [i for i in self.buckets if i < first]:
+            del self.buckets[index]
+            self.sketches.pop(index, None)
+        self.sum_up()
+        self.oldest = min(self.buckets, default=_NEVER)
+        self.recent = newest(self.recent, self.total[0])
+
+    def sketch(self, index: int) -> LatencySketch:
+        """The latencies of a bucket, decoded at their first use after a restore."""
+        found = self.sketches.get(index)
+        if not isinstance(found, LatencySketch):
+            found = LatencySketch() if found is None else LatencySketch.from_bytes(found)
+            self.sketches[index] = found
+        return found
+
+
+def _add_sums(to: list[float], sums: Sequence[float]) -> None:
+    """Unrolled, because this is what ``observe`` and ``restore`` spend their time on."""
+    calls, successes, latency, cost, cost_count, tokens_in, tokens_out, usage_count = sums
+    to[0] += calls
+    to[1] += successes
+    to[2] += latency
+    to[3] += cost
+    to[4] += cost_count
+    to[5] += tokens_in
+    to[6] += tokens_out
+    to[7] += usage_count
+
+
+_NEVER = 1 << 50
+_ROW = struct.Struct("5d")
+_pack, _unpack = _ROW.pack, _ROW.unpack
+Sums: TypeAlias = tuple[float, float, float, float, float, float, float, float]
+SUMS = 8  # calls, successes, latency ms, cost nanos, cost count, input tokens, output tokens, usage count
+
+
+class Level:
+    """One workflow, stage or task (or all of them): its candidates' cells by label, and the sums
+    of everyone's calls.
+
+    ``rows`` repeats what a decision needs of each cell, packed: with thousands of keys a decision's
+    time is that of fetching memory, and ten packed rows are a tenth of the cache lines of ten cells.
+    """
+
+    __slots__ = ("cells", "children", "everyone", "rows")
+
+    def __init__(self) -> None:
+        self.cells: dict[str, Cell] = {}
+        self.rows: dict[str, bytes] = {}
+        self.everyone: Cell | None = None
+        self.children = 0
+
+    def sum_up(self) -> None:
+        """Make the sums of every cell and the packed rows anew."""
+        for label, cell in self.cells.items():
+            cell.sum_up()
+            self.rows[label] = cell.packed()
+        self.everyone = None
+
+    def absorb(self, inner: Level) -> None:
+        """Add the buckets of a level inside this one; ``sum_up`` has to follow."""
+        for label, cell in inner.cells.items():
+            add = self.cells[label].add_to_bucket
+            for index, sums in cell.buckets.items():
+                add(index, sums)
+
+    def everyone_calls(self) -> Cell:
+        """The sums over all candidates, made when they are first asked for."""
+        if self.everyone is None:
+            self.everyone = Cell("")
+            for cell in self.cells.values():
+                for index, sums in cell.buckets.items():
+                    self.everyone.add(index, sums)
+        return self.everyone
+
+    def row(self, label: str, first: int) -> _LevelRow | None:
+        """A candidate's numbers within the window, or ``None`` if it has no calls here."""
+        packed = self.rows.get(label)
+        if packed is None:
+            return None
+        row: _LevelRow = _unpack(packed)
+        if row[4] < first:
+            self.expire(label, first)
+            row = _unpack(self.rows[label])
+        return row if row[0] else None
+
+    def expire(self, label: str, first: int) -> None:
+        """Forget a candidate's buckets before ``first``."""
+        cell = self.cells[label]
+        cell.expire(first)
+        self.rows[label] = cell.packed()
+
+
+_LevelRow: TypeAlias = tuple[float, float, float, float, float]
+"""Calls, successes, the sum of latencies, recent failures, and the oldest bucket."""
+
+Row: TypeAlias = tuple[float, float, float, float, float, float, float, float, float]
+"""The fields of an ``Estimate``, with ``NOT_MEASURED`` for ``None``."""
+
+NOT_MEASURED = -1.0
+_FADING = PRIOR_WEIGHT / DENSE
+
+Path: TypeAlias = tuple[Level, ...]
+
+
+class Estimate(NamedTuple):
+    """What telemetry says of a candidate at a key, sparse cells having borrowed from their parents.
+
+    ``own_calls`` and ``own_successes`` are those at the key itself; ``known`` (0..1) is the share of
+    the estimate that is not the prior's. ``measured_rate`` (over ``measured_calls``) and
+    ``measured_latency_ms`` are plain means, of the key or else of its parent, over at least
+    ``PRIOR_WEIGHT`` calls (successful ones for the latency); ``None`` where neither has as many.
+    """
+
+    success_rate: float
+    latency_ms: float
+    known: float
+    own_calls: float
+    own_successes: float
+    recent_failures: float
+    measured_rate: float | None
+    measured_calls: float
+    measured_latency_ms: float | None
+
+    @classmethod
+    def of(cls, row: Row) -> Estimate:
+        """The readable form of a row."""
+        return cls(*(None if value == NOT_MEASURED else value for value in row))  # type: ignore[arg-type]
+
+
+NOTHING_KNOWN: Row = (PRIOR_SUCCESS_RATE, PRIOR_LATENCY_MS, 0, 0, 0, 0, NOT_MEASURED, 0, NOT_MEASURED)
+_NO_CALLS: _LevelRow = (0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def estimate(levels: Path, label: str, first: int) -> Row:
+    """What the window knows of a candidate at a key; ``Estimate.of`` makes it readable.
+
+    The success rate p of a level with n calls is drawn to that of its siblings, which are its
+    parent's other calls, by a weight w that fades out, w = 10 (1 - n / 30) and 0 from ``DENSE``
+    calls on::
+
+        p = (successes + w p_siblings) / (n + w)
+
+    Theirs is drawn to that of the grandparent's other calls and so on; above all stands the prior.
+    No call counts twice. The mean latency likewise, by successful calls. To the level's own recent
+    failures come those of its siblings, in proportion to what it lacks to ``RECENT`` calls.
+    ``levels`` are those of a key, the most specific first; buckets before ``first`` are left out.
+    """
+    packed = levels[0].rows.get(label)
+    if packed is not None:
+        calls, successes, latency_sum, lately, oldest = _unpack(packed)
+        if oldest >= first:
+            if successes >= DENSE:
+                rate, latency = successes / calls, latency_sum / successes
+                return rate, latency, 1.0, calls, successes, lately, rate, calls, latency
+            if len(levels) == 4 and levels[1].rows[label] == packed and 0 < calls < RECENT:
+                wide = levels[2].row(label, first) or _NO_CALLS
+                if wide[1] - successes >= DENSE:
+                    return _drawn_once(calls, successes, latency_sum, lately, wide)
+    return _borrowed(levels, label, first)
+
+
+def _drawn_once(calls: float, won: float, latency_sum: float, failed: float, wide: _LevelRow) -> Row:
+    """``_borrowed`` of the usual case, in a third of its time: a task of its own stage, with few calls in a
+    workflow that has many.
+    """
+    others, others_won = wide[0] - calls, wide[1] - won
+    weight = PRIOR_WEIGHT - calls * _FADING
+    latency_weight = PRIOR_WEIGHT - won * _FADING
+    enough = calls >= PRIOR_WEIGHT
+    return (
+        (won + weight * others_won / others) / (calls + weight),
+        (latency_sum + latency_weight * (wide[2] - latency_sum) / others_won) / (won + latency_weight),
+        1.0,
+        calls,
+        won,
+        failed + min(wide[3], others - others_won) * (1 - calls / RECENT),
+        won / calls if enough else NOT_MEASURED,
+        calls if enough else 0.0,
+        latency_sum / won if won >= PRIOR_WEIGHT else NOT_MEASURED,
+    )
+
+
+def _borrowed(levels: Path, label: str, first: int) -> Row:
+    """``estimate`` of a key with few calls of its own, or none. A hot path: the way out to the first
+    siblings with many calls, where it mostly ends at once, and the way back in.
+    """
+    inner: list[_LevelRow] = []
+    own = total = _NO_CALLS
+    own_place = place = -1
+    rate, latency, known, lately = PRIOR_SUCCESS_RATE, PRIOR_LATENCY_MS, 0.0, 0.0
+    outer = _NO_CALLS
+    for level in levels:
+        place += 1
+        packed = level.rows.get(label)
+        if packed is None:
+            continue
+        row = _unpack(packed)
+        if row[4] < first:
+            level.expire(label, first)
+            row = _unpack(level.rows[label])
+        calls = row[0]
+        if not calls:
+            continue
+        if own_place < 0:
+            own, own_place = row, place
+        if place < 2:
+            outer = row
+        others = calls - total[0]
+        if others:
+            won = row[1] - total[1]
+            if won >= DENSE:
+                rate, latency, known = won / others, (row[2] - total[2]) / won, 1.0
+                lately = min(row[3], others - won)
+                break
+            inner.append((others, won, row[2] - total[2], min(row[3], others - won), 0.0))
+        total = row
+    if own_place < 0:
+        return NOTHING_KNOWN
+    for calls, won, latency_sum, failed, _ in reversed(inner):
+        weight = PRIOR_WEIGHT - calls * _FADING if calls < DENSE else 0.0
+        rate = (won + weight * rate) / (calls + weight)
+        known = (calls + weight * known) / (calls + weight)
+        weight = PRIOR_WEIGHT - won * _FADING
+        latency = (latency_sum + weight * latency) / (won + weight)
+        lately = failed + lately * (1 - calls / RECENT) if calls < RECENT else failed
+    own_calls, own_successes = own[:2] if own_place == 0 else (0.0, 0.0)
+    measured = measured_latency = NOT_MEASURED
+    measured_calls = 0.0
+    if own_place < 2:
+        rated = own if own[0] >= PRIOR_WEIGHT else outer
+        if rated[0] >= PRIOR_WEIGHT:
+            measured, measured_calls = rated[1] / rated[0], rated[0]
+        timed = own if own[1] >= PRIOR_WEIGHT else outer
+        if timed[1] >= PRIOR_WEIGHT:
+            measured_latency = timed[2] / timed[1]
+    return (
+        rate,
+        latency,
+        known,
+        own_calls,
+        own_successes,
+        lately,
+        measured,
+        measured_calls,
+        measured_latency,
+    )

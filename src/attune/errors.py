@@ -141,7 +141,7 @@ class NoCandidateError(AttuneError):
     """Nothing fits the request.
 
     ``nearest`` is the label ("provider/model") of the candidate that came closest, ``lacks`` why
-    it was dropped, ``drops`` every dropped candidate as (label, reason) pairs.
+    it was dropped, ``drops`` every dropped candidate as (candidate, reason) pairs.
     """
 
     def __init__(
@@ -151,12 +151,10 @@ class NoCandidateError(AttuneError):
         nearest: str | None = None,
         lacks: str | None = None,
         drops: Sequence[tuple[str, str]] = (),
-        retry_at: float | None = None,
     ) -> None:
         self.nearest = nearest
         self.lacks = lacks
         self.drops = tuple(drops)
-        self.retry_at = retry_at
         super().__init__(message)
 
 

@@ -170,6 +170,8 @@ class AdaptiveModelRouter:
             scored.sort(key=lambda s: (position[s[1].rank], s[2][1] / s[2][0]))
         else:
             scored.sort(key=lambda s: s[0] - position[s[1].rank], reverse=True)
+            if _RANK[tier] < _RANK[base] and any(option.rank == _RANK[base] for _, option, _, _ in scored):
+                _put_proven_first(scored, request.min_success_rate)
         notes = () if not task or task in TASK_TIER_MAP else (f"unknown task {task!r}: treated as capable",)
         return RouteDecision(request, base, tier, why, scored, [*unsuitable, *dropped], notes)
 
@@ -189,6 +191,7 @@ class AdaptiveModelRouter:
         max_cost = None if realtime else request.max_cost
         max_latency = request.max_latency_ms
         min_success = request.min_success_rate
+        output_limit = request.max_output_tokens or 0
         availability = self._availability
         estimate_of = self.stats.estimate
         base_rank = _RANK[base]
@@ -205,6 +208,11 @@ class AdaptiveModelRouter:
                 cost = tokens_in * price + tokens_out * option.output
             if not quiet and (refusal := availability.refusal(option.candidate)) is not None:  # type: ignore[union-attr]
                 dropped.append((option, refusal.reason, 4))
+            elif output_limit > option.model.max_output_tokens:
+                reason = (
+                    f"answers {option.model.max_output_tokens} tokens at most, {output_limit} are asked for"
+                )
+                dropped.append((option, reason, 5))
             elif tokens_in + tokens_out > option.window:
                 reason = f"about {tokens_in + tokens_out:.0f} tokens do not fit its {option.window}"
                 dropped.append((option, reason, 5))
@@ -251,9 +259,8 @@ class AdaptiveModelRouter:
             if beyond and rank + 1 in present and (upgrade := _upgrade(base, results)):
                 return _TIERS[rank + 1], f"upgraded from {base}: {upgrade.reason}"
             if not realtime:
-                floor = request.min_success_rate or DEFAULT_MIN_SUCCESS_RATE  # no floor proves nothing
                 for _, option, row, _ in scored:
-                    if option.rank < rank and _proven(row, floor):
+                    if option.rank < rank and _proven(row, request.min_success_rate):
                         cheaper = option.model.tier
                         return cheaper, f"{cheaper} has proven itself on {row[3]:.0f} calls here"
         if rank in present:
@@ -384,8 +391,18 @@ def _positions(rank: int, *, downwards: bool) -> tuple[int, ...]:
     return (_DOWNWARDS_FIRST if downwards else _UPWARDS_FIRST)[rank]
 
 
+def _put_proven_first(scored: list[Scored], min_success_rate: float) -> None:
+    """In a tier that was chosen for what has proven itself, the best that has comes before others."""
+    proven = (place for place, (_, _, row, _) in enumerate(scored) if _proven(row, min_success_rate))
+    place = next(proven, 0)
+    scored.insert(0, scored.pop(place))
+
+
 def _proven(row: Row, min_success_rate: float) -> bool:
-    """Whether enough calls at the key itself show a success rate that is high enough."""
+    """Whether enough calls at the key itself show a success rate that is high enough; no floor proves
+    nothing, so the default takes its place.
+    """
+    min_success_rate = min_success_rate or DEFAULT_MIN_SUCCESS_RATE
     calls, successes = row[3], row[4]
     if calls < ENOUGH_SAMPLES or successes < calls * min_success_rate:
         return False

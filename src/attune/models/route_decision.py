@@ -198,6 +198,8 @@ class RouteDecision:
             note = f"takes about {estimate.latency_ms:.0f} ms and succeeds in {estimate.success_rate:.1%}"
         elif score < best_score:
             note = f"its score is {best_score - score:.3f} lower"
+        elif score > best_score:
+            note = "its score is higher, but it has not proven itself here"
         else:
             note = "comes later in the order of preference"
         return ScoredCandidate(

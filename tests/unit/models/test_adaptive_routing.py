@@ -176,6 +176,26 @@ def test_a_proof_ends_with_the_window():
     assert program.decide().tier == CAPABLE
 
 
+def test_a_cheaper_model_does_not_ride_on_what_another_has_proven():
+    program = Program().saw("a/small", 31, 1).saw("b/small", 300, stage="elsewhere")
+    decision = program.decide()
+    assert decision.candidate.label == "a/small"
+    notes = {each.model_id + each.provider: each.note for each in decision.ranked}
+    assert notes["smallb"] == "its score is higher, but it has not proven itself here"
+
+
+def test_a_model_that_cannot_answer_at_the_length_that_is_asked_for_is_dropped():
+    program = Program(a_model("a/mid", max_output_tokens=1000), a_model("b/mid", max_output_tokens=5000))
+    decision = program.decide(max_output_tokens=2000)
+    assert decision.candidate.label == "b/mid"
+    assert drops(decision)["a/mid#api_key"] == "answers 1000 tokens at most, 2000 are asked for"
+
+
+def test_a_model_of_two_tiers_that_was_asked_for_needs_no_proof():
+    program = Program(a_model("a/m", CHEAP), a_model("b/m"))
+    assert {c.label for c in program.decide(model="m").candidates} == {"a/m", "b/m"}
+
+
 def test_of_two_proven_tiers_the_cheapest_is_chosen():
     program = Program().saw("a/small", 40, task="final_review").saw("a/mid", 40, task="final_review")
     assert program.decide(task_type="final_review").tier == CHEAP

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from attune.models.fallback import FallbackPolicy
     from attune.runtime import Runtime
 
 __all__ = ["open"]
@@ -22,8 +23,13 @@ __all__ = ["open"]
 __version__ = "0.1.0"
 
 
-def open(path: str | None = None, *, on_step: Callable[[str], None] | None = None) -> Runtime:  # noqa: A001
+def open(  # noqa: A001
+    path: str | None = None,
+    *,
+    fallback: FallbackPolicy | None = None,
+    on_step: Callable[[str], None] | None = None,
+) -> Runtime:
     """A runtime from the user's configuration; see ``attune.runtime.open``."""
     from attune import runtime
 
-    return runtime.open(path, on_step=on_step)
+    return runtime.open(path, fallback=fallback, on_step=on_step)

@@ -23,6 +23,7 @@ from attune.models.adaptive_routing import AdaptiveModelRouter
 from attune.models.attempt import AttemptRunner
 from attune.models.budget import CallLimits
 from attune.models.failure_domains import BreakerLimits, FailureDomains
+from attune.models.fallback import FallbackPolicy
 from attune.models.request import ExecutionContext, LLMRequest, RouteRequest
 from attune.models.resilient_executor import ResilientExecutor
 from attune.models.retry import RetryPolicy
@@ -64,6 +65,7 @@ class Runtime:
         store: SqliteStore,
         *,
         clock: Clock = SYSTEM_CLOCK,
+        fallback: FallbackPolicy | None = None,
         on_step: Callable[[str], None] | None = None,
     ) -> None:
         self.config = config
@@ -91,6 +93,7 @@ class Runtime:
         self.executor = ResilientExecutor(
             self.router,
             runner,
+            fallback=FallbackPolicy() if fallback is None else fallback,
             retry=RetryPolicy(max_repeats=config.call.retries),
             limits=CallLimits(
                 max_attempts=config.call.max_attempts,
@@ -124,7 +127,7 @@ class Runtime:
         self, prompt: str | LLMRequest, context: ExecutionContext | None = None, **fields: Any
     ) -> CallStream:
         """Answer as events: ``async with ai.stream("...") as events: async for event in events``."""
-        return self.executor.stream(_request(prompt, stream=True), _context(context, fields))
+        return self.executor.stream(_request(prompt), _context(context, fields))
 
     def ask(
         self, prompt: str | LLMRequest, context: ExecutionContext | None = None, **fields: Any
@@ -231,6 +234,7 @@ def build(
     *,
     clock: Clock = SYSTEM_CLOCK,
     environ: Mapping[str, str] | None = None,
+    fallback: FallbackPolicy | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> Runtime:
     """Wire a configuration. Raises ``ConfigError`` for a key that is not where it should be, and
@@ -249,18 +253,26 @@ def build(
         for credential in each.credentials
     ]
     store = SqliteStore.open(config.paths.ledger_file, durability=config.ledger.durability, clock=clock.time)
-    return Runtime(config, providers, store, clock=clock, on_step=on_step)
+    return Runtime(config, providers, store, clock=clock, fallback=fallback, on_step=on_step)
 
 
-def open(path: str | None = None, *, on_step: Callable[[str], None] | None = None) -> Runtime:  # noqa: A001
+def open(  # noqa: A001
+    path: str | None = None,
+    *,
+    fallback: FallbackPolicy | None = None,
+    on_step: Callable[[str], None] | None = None,
+) -> Runtime:
     """A runtime from the user's configuration (``path`` names another file), ready to answer.
+
+    ``fallback`` says which candidates come after one that failed, ``on_step`` gets a line for people
+    whenever an attempt fails.
 
     In the main thread of a program without a handler of its own, SIGTERM now writes the ledger
     before it ends the program.
     """
     from attune.config import load
 
-    runtime = build(load(path), on_step=on_step)
+    runtime = build(load(path), fallback=fallback, on_step=on_step)
     _flush_on_sigterm(runtime.store)
     return runtime
 
@@ -280,9 +292,12 @@ def _flush_on_sigterm(store: SqliteStore) -> None:
     signal.signal(signal.SIGTERM, flush)
 
 
-def _request(prompt: str | LLMRequest, *, stream: bool = False) -> LLMRequest:
-    request = LLMRequest.from_prompt(prompt) if isinstance(prompt, str) else prompt
-    return request.streaming() if stream else request
+def _request(prompt: str | LLMRequest) -> LLMRequest:
+    if isinstance(prompt, str):
+        return LLMRequest.from_prompt(prompt)
+    if not isinstance(prompt, LLMRequest):
+        raise InvalidRequestError(f"a prompt is a text or an LLMRequest, not {type(prompt).__name__}")
+    return prompt
 
 
 def _context(context: ExecutionContext | None, fields: Mapping[str, Any]) -> ExecutionContext:

@@ -11,7 +11,7 @@ import pytest
 import attune
 from attune.config import load
 from attune.errors import AllProvidersFailedError
-from attune.models import LLMRequest
+from attune.models import FallbackPolicy, FallbackStrategy, LLMRequest
 from attune.models.executor import EventKind, TextDelta
 from attune.models.registry import ModelTier
 from attune.runtime import Runtime, build
@@ -244,6 +244,26 @@ async def test_a_spend_cap_refuses_what_would_pass_it_and_says_so(world: World) 
         with pytest.raises(attune.errors.BudgetExhaustedError, match=r"spend cap of \$0\.0101 a day"):
             await ai.run(request)
     assert len(world.first.received) == 1
+
+
+async def test_a_long_answer_is_not_taken_for_a_hanging_provider(world: World) -> None:
+    world.first.default = Answer(text="a long answer", between_s=0.35)
+    async with world.runtime("[call]\nfirst_content_seconds = 2.2\nidle_seconds = 2.2") as ai:
+        response = await ai.run("write a book")
+    assert response.text == "a long answer"
+    assert response.latency_ms > 2200
+    assert len(response.attempts) == 1
+
+
+async def test_a_fallback_policy_of_ones_own_decides_what_comes_next(world: World) -> None:
+    world.first.default = Answer(status=503)
+    await world.runtime().aclose()
+    environ = {"ATTUNE_HOME": str(world.home), **KEYS}
+    only_credentials = FallbackPolicy(strategies=(FallbackStrategy.OTHER_CREDENTIAL,))
+    async with build(load(environ=environ), environ=environ, fallback=only_credentials) as ai:
+        with pytest.raises(AllProvidersFailedError):
+            await ai.run("hello")
+    assert world.second.received == []
 
 
 async def test_no_key_is_in_the_ledger_or_in_any_step(world: World) -> None:

@@ -267,8 +267,7 @@ class AdaptiveModelRouter:
             return base, why
         downwards = request.max_cost is not None and not realtime
         tier = min(present, key=_positions(rank, downwards=downwards).__getitem__)
-        limit = " within the cost limit" if downwards else ""
-        return _TIERS[tier], f"no {base} candidate is available{limit}, {_TIERS[tier]} is next"
+        return _TIERS[tier], f"no {base} candidate is available, {_TIERS[tier]} is next"
 
     def recommend_tier_upgrade(self, workflow: str, stage: str) -> TierUpgrade:
         """Whether the stage's calls fail so often that the next tier up should be tried.

@@ -233,6 +233,8 @@ class Attempt:
         """What is waited for, and the seconds it may take."""
         budget = self._budget
         left = max(0.0, budget.total_s - (self._runner.clock.monotonic() - self._started))
+        if not self._request.stream:
+            return "its answer", left  # which comes all at once
         if self._first_content_ms is None:
             spent = self._runner.clock.monotonic() - self._started
             waited_for, limit = "its first content", max(0.0, budget.first_content_s - spent)
@@ -339,6 +341,8 @@ class Attempt:
             usage, reported = usage._replace(output_tokens=output), False
         elif usage is None and (complete or self.fold.began):
             usage = TokenUsage(self._request.estimated_input_tokens(), self.fold.estimated_output_tokens())
+        if prices is not None and prices.free:
+            return usage, 0, CostStatus.EXACT
         if usage is None or prices is None:
             return usage, None, CostStatus.UNKNOWN
         cost = cost_nanos(usage, prices, self._started_at)

@@ -27,6 +27,8 @@ from attune.models.request import RouteRequest
 from attune.models.telemetry import CostStatus
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from attune.models.attempt import Attempt
     from attune.models.executor import AttemptSummary, LLMResponse
     from attune.models.registry import ModelInfo
@@ -131,7 +133,8 @@ class Call:
         else:
             self._plan.popleft()
             self._put_last(candidate, error)
-            following = f"; next {_label(self._plan[0])}" if self._plan else ""
+            goes_on = self._plan and self._budget.attempts_left
+            following = f"; next {_label(self._plan[0])}" if goes_on else ""
             self._say(f"{_named(candidate, error)}{following}")
 
     def answered(self, attempt: Attempt) -> bool:
@@ -240,9 +243,9 @@ class Call:
         ends in time (or has ended meanwhile), or raise ``AllProvidersFailedError``.
         """
         if self._budget.attempts_left < 1:
-            raise self._all_failed(f"after {self._budget.attempts} attempts, the limit of a call")
-        if not self._made and all(_is_spend_cap(error) for error in self._errors):
-            raise self._errors[-1]
+            raise self._all_failed(f"all {self._budget.attempts} attempts are used")
+        if not self._made and all(isinstance(error, BudgetExhaustedError) for error in self._errors):
+            raise _joined(self._errors)
         now = self._clock.monotonic()
         tried = {(made.provider, made.model_id, made.credential) for made in self._made} - self._throttled
         resting: list[tuple[float, ScoredCandidate]] = []
@@ -308,8 +311,10 @@ class Call:
         )
 
 
-def _is_spend_cap(error: AttuneError) -> bool:
-    return isinstance(error, BudgetExhaustedError) and error.limit != "cost"
+def _joined(errors: Sequence[AttuneError]) -> BudgetExhaustedError:
+    """One error for dollars that were enough for no candidate."""
+    limits = [error.limit for error in errors if isinstance(error, BudgetExhaustedError)]
+    return BudgetExhaustedError(limits[-1], "; ".join(dict.fromkeys(str(error) for error in errors)))
 
 
 def _candidate(scored: ScoredCandidate) -> Candidate:

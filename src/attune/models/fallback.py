@@ -59,6 +59,8 @@ class FallbackPolicy:
     chain: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        parsed = tuple(FallbackStrategy.parse(strategy) for strategy in self.strategies)
+        object.__setattr__(self, "strategies", parsed)
         if (FallbackStrategy.CUSTOM in self.strategies) != bool(self.chain):
             raise InvalidRequestError("the custom fallback strategy and a chain of models go together")
 

@@ -72,6 +72,12 @@ class PriceSchedule(NamedTuple):
     version: str
     as_of: float = 0.0
 
+    @property
+    def free(self) -> bool:
+        """Whether nothing costs anything, at any time."""
+        rates = (rate for period in self.periods for rate in period[1:] if isinstance(rate, Rate))
+        return all(not rate.base and not rate.tiers for rate in rates)
+
     def at(self, at: float | None = None) -> PricePeriod:
         """The prices in force at a time; ``None`` is ``as_of``."""
         moment = self.as_of if at is None else at

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import re
+from base64 import b64encode
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -33,6 +35,8 @@ __all__ = [
 Role: TypeAlias = Literal["user", "assistant"]
 ToolChoice: TypeAlias = Literal["auto", "none", "required"] | str
 
+_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
+
 CHARS_PER_TOKEN = 4
 """Rough characters in a token, for a size estimate where no tokenizer is at hand."""
 
@@ -49,11 +53,27 @@ class TextPart:
 
 @dataclass(frozen=True)
 class ImagePart:
-    """An image: either ``url``, or base64 ``data`` with its ``media_type`` ("image/png")."""
+    """An image: either ``url``, or base64 ``data`` with its ``media_type`` ("image/png").
+
+    Raises ``InvalidRequestError`` for anything else; ``of_bytes`` encodes.
+    """
 
     url: str = ""
     data: str = ""
     media_type: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.url) == bool(self.data):
+            raise InvalidRequestError("an image has either a url or data")
+        if self.data and not self.media_type.startswith("image/"):
+            raise InvalidRequestError('an image with data needs its media_type, such as "image/png"')
+        if self.data and not (isinstance(self.data, str) and _BASE64.fullmatch(self.data)):
+            raise InvalidRequestError("an image's data is base64 text; ImagePart.of_bytes encodes bytes")
+
+    @classmethod
+    def of_bytes(cls, content: bytes, media_type: str) -> ImagePart:
+        """An image from its bytes."""
+        return cls(data=b64encode(content).decode(), media_type=media_type)
 
 
 @dataclass(frozen=True)
@@ -123,7 +143,8 @@ class OutputFormat:
 class LLMRequest:
     """A conversation and how to answer it; no model, no provider, no credential.
 
-    ``max_output_tokens`` of ``None`` means the model's own maximum. ``extra`` holds
+    ``max_output_tokens`` of ``None`` leaves it to the provider; where its protocol demands a number it is
+    the model's own maximum. ``extra`` holds
     provider-specific fields that are passed on as they are.
     """
 
@@ -218,6 +239,8 @@ class ExecutionContext:
     session_id: str = ""
 
     def __post_init__(self) -> None:
+        if isinstance(self.allow_providers, list | tuple | set):
+            object.__setattr__(self, "allow_providers", frozenset(self.allow_providers))
         for name in ("max_latency_ms", "deadline_s"):
             value = getattr(self, name)
             if value is not None and not value > 0:

@@ -68,10 +68,13 @@ class ResilientExecutor:
     async def run(self, request: LLMRequest, context: ExecutionContext | None = None) -> LLMResponse:
         """Answer the request; nothing of a failed attempt is ever part of the answer.
 
+        The answer is streamed from the provider all the same, so that one that hangs is told from one that
+        is long.
+
         Raises ``NoCandidateError`` when nothing fits, ``CallerError`` unchanged when the request is at
         fault, and ``AllProvidersFailedError`` with every attempt when no candidate could answer.
         """
-        call = Call(self, request, ExecutionContext() if context is None else context)
+        call = Call(self, request.streaming(), ExecutionContext() if context is None else context)
         while True:
             attempt = await call.next_attempt()
             try:
@@ -90,7 +93,8 @@ class ResilientExecutor:
 
         Until the first content an attempt that fails is replaced; after it, its failure is raised.
         """
-        return CallStream(Call(self, request, ExecutionContext() if context is None else context))
+        context = ExecutionContext() if context is None else context
+        return CallStream(Call(self, request.streaming(), context))
 
     def decide(self, route: RouteRequest, *, required_success: bool) -> RouteDecision:
         """The router's decision. A minimum success rate that the caller did not ask for is a

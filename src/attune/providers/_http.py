@@ -185,7 +185,7 @@ class HTTPStream:
         try:
             return await self._response.content.readany()
         except TRANSPORT_ERRORS as error:
-            raise self._errors.broken(f"the connection broke during the answer: {error}") from error
+            raise self._errors.broken("the connection broke during the answer") from error
 
 
 def _reason(error: Exception, connect_s: float) -> str:

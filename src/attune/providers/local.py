@@ -9,6 +9,7 @@ import asyncio
 import json
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from attune.errors import ConfigError, ConnectionFailedError, ModelUnavailableError
@@ -145,6 +146,8 @@ class LocalProvider:
         except ConfigError as error:
             raise ModelUnavailableError(str(error), provider=self._name, model=model.id) from error
         upstream = await self._connected()
+        if request.max_output_tokens is None:  # it is small enough never to find an end by itself
+            request = replace(request, max_output_tokens=model.max_output_tokens)
         try:
             return await upstream.open(request, model, budget)
         except ConnectionFailedError:

@@ -432,11 +432,21 @@ async def test_what_takes_too_long_is_given_up_and_says_what_was_waited_for(
     assert rig.provider.abandoned == 1
 
 
+async def test_an_answer_that_comes_all_at_once_may_take_as_long_as_its_call():
+    clock = FakeClock()
+    rig = Rig(Reply(head_s=300.0), clock=clock)
+    await drain(rig.start(budget=AttemptBudget(first_content_s=0.05, total_s=600.0)))
+    assert rig.record.success
+    late = Rig(Reply(head_s=FOREVER), clock=SYSTEM_CLOCK)
+    with pytest.raises(TransientError, match="waiting for its answer"):
+        await drain(late.start(budget=AttemptBudget(total_s=0.05)))
+
+
 async def test_a_slow_head_takes_its_time_from_the_first_content():
     """Both together have the limit, so that a head just in time does not double it."""
     clock = FakeClock(autojump=False)
     rig = Rig(Reply(head_s=50, first_content_s=FOREVER), clock=clock)
-    attempt = rig.start(budget=AttemptBudget(first_content_s=50.04))
+    attempt = rig.start(STREAM, AttemptBudget(first_content_s=50.04))
     head = asyncio.create_task(anext(attempt))
     await asyncio.sleep(0)
     clock.advance(50)

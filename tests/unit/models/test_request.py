@@ -136,11 +136,38 @@ def test_a_route_request_refuses_the_same_limits():
         RouteRequest(max_latency_ms=0)
 
 
-@pytest.mark.parametrize("names", ["openai", {"openai"}, ["openai"], ("openai",)])
 @pytest.mark.parametrize("kind", [ExecutionContext, RouteRequest])
-def test_providers_are_named_by_a_frozenset_so_that_no_part_of_a_name_is_taken_for_one(kind, names):
+def test_providers_are_not_named_by_a_text_so_that_no_part_of_a_name_is_taken_for_one(kind):
     with pytest.raises(InvalidRequestError, match="allow_providers must be a frozenset of names, not"):
-        kind(allow_providers=names)
+        kind(allow_providers="openai")
+
+
+@pytest.mark.parametrize("names", [{"openai"}, ["openai"], ("openai",)])
+def test_any_collection_of_providers_will_do(names):
+    assert ExecutionContext(allow_providers=names).allow_providers == frozenset({"openai"})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "either a url or data"),
+        (
+            {"url": "https://example.org/a.png", "data": "AAAA", "media_type": "image/png"},
+            "either a url or data",
+        ),
+        ({"data": "AAAA"}, "needs its media_type"),
+        ({"data": "AAAA", "media_type": "text/html"}, "needs its media_type"),
+        ({"data": "@@notbase64", "media_type": "image/png"}, "base64"),
+        ({"data": b"\x89PNG", "media_type": "image/png"}, "of_bytes encodes bytes"),
+    ],
+)
+def test_an_image_that_makes_no_sense_is_refused(fields, message):
+    with pytest.raises(InvalidRequestError, match=message):
+        ImagePart(**fields)
+
+
+def test_an_image_is_made_of_bytes():
+    assert ImagePart.of_bytes(b"\x89PNG", "image/png").data == "iVBORw=="
 
 
 def test_a_context_is_made_of_named_fields_and_an_unknown_one_is_refused():

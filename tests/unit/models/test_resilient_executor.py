@@ -418,7 +418,7 @@ async def test_a_cooldown_is_not_waited_for_when_the_credential_is_dead_by_then(
 async def test_being_throttled_again_and_again_ends_with_the_attempts():
     fleet = Fleet("a/m")
     fleet["a"].default = throttled(1)
-    with pytest.raises(AllProvidersFailedError, match=r"4 attempts, the limit of a call") as caught:
+    with pytest.raises(AllProvidersFailedError, match=r"all 4 attempts are used") as caught:
         await fleet.executor.run(ASK)
     assert len(fleet.seen) == len(caught.value.attempts) == 4
 

@@ -97,27 +97,36 @@ class UnknownNameError(InvalidRequestError):
     """A name that does not exist, with the nearest one that does.
 
     ``kind`` is what was looked for ("model", "tier" ...), ``name`` what was given,
-    ``nearest`` the closest existing name or ``None``.
+    ``nearest`` the closest existing name, or one that begins so, or ``None``. ``otherwise`` is the
+    advice when there is none; without it, the names that exist are listed.
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], *, where: str = "") -> None:
-        import difflib
-
+    def __init__(
+        self, kind: str, name: str, known: Iterable[str], *, where: str = "", otherwise: str = ""
+    ) -> None:
         names = sorted({str(each) for each in known})
-        close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.4)
         self.kind = kind
         self.name = name
-        self.nearest: str | None = close[0] if close else None
+        self.nearest: str | None = _nearest(name.lower(), names)
         if self.nearest is not None:
             hint = f"did you mean {self.nearest!r}?"
+        elif otherwise:
+            hint = otherwise
         elif names:
-            shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+            shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
             hint = f"choose one of {shown}"
         else:
             hint = "there are none"
         place = f" in {where}" if where else ""
         shown_name = name if len(name) <= 100 else name[:100] + "..."
         super().__init__(f"unknown {kind} {shown_name!r}{place}; {hint}")
+
+
+def _nearest(name: str, names: Sequence[str]) -> str | None:
+    import difflib
+
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return close[0] if close else next((each for each in names if name and each.lower().startswith(name)), None)
 
 
 class ConfigError(AttuneError):

@@ -7,8 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attune.cli._exit import ExitCode
-from attune.cli._payment import NO_SUBSCRIPTION_YET, credentials_off, find_payer, strategy_flags, why_mode
-from attune.cli._terminal import aligned, dollars, load_config, print_json
+from attune.cli._payment import (
+    NO_SUBSCRIPTION_YET,
+    SET_A_KEY,
+    credentials_off,
+    find_payer,
+    strategy_flags,
+    why_mode,
+)
+from attune.cli._terminal import counted, dollars, fitted, folded, load_config, print_json
 from attune.errors import InvalidRequestError
 from attune.models.auth_strategy import AuthFacts, AuthMode, CostEstimate
 from attune.models.registry import ModelTier
@@ -84,21 +91,21 @@ def recommend(file: Path, text: str, strategy: AuthStrategy, config: Config) -> 
 def describe(found: Recommendation) -> str:
     """The recommendation for people."""
     density = f"{found.tokens_per_line:.1f} a line; the strategy assumes {found.assumed_multiplier:g}"
+    size = f"{counted(found.lines, 'line')} ({found.size}), {counted(found.tokens, 'token')} ({density})"
     parts = [
-        f"{found.file}: {found.lines:,} lines ({found.size}), {found.tokens:,} tokens ({density})",
-        f"recommended: {found.mode} ({found.reason})",
+        folded(f"{found.file}: {size}"),
+        folded(f"recommended: {found.mode} ({found.reason})"),
         "",
-        aligned(
-            [
-                ("mode", "model", "tokens in", "out (expected)", "adds to the bill", "fits"),
-                *(_row(estimate) for estimate in (found.api, found.subscription)),
-            ]
+        fitted(
+            ("mode", "model", ">tokens in", ">out (expected)", "adds to the bill", "context"),
+            [_row(estimate) for estimate in (found.api, found.subscription)],
+            lead=2,
         ),
     ]
     if found.mode is AuthMode.SUBSCRIPTION:
-        parts += ["", f"{NO_SUBSCRIPTION_YET}: {found.payer or 'nothing'} would pay"]
+        parts += ["", folded(f"{NO_SUBSCRIPTION_YET}: {found.payer or 'nothing'} would pay")]
     elif found.payer is None:
-        parts += ["", "no credential is there that could pay: set ANTHROPIC_API_KEY, or add a provider"]
+        parts += ["", folded(f"no credential is there that could pay: {SET_A_KEY}")]
     return "\n".join(parts)
 
 
@@ -144,8 +151,8 @@ def _row(estimate: CostEstimate) -> tuple[str, ...]:
         estimate.model,
         f"{estimate.input_tokens:,}",
         f"{estimate.output_tokens:,}",
-        f"{bill}, and quota" if estimate.mode is AuthMode.SUBSCRIPTION else bill,
-        "yes" if estimate.fits_context else "no",
+        f"{bill} and quota" if estimate.mode is AuthMode.SUBSCRIPTION else bill,
+        "fits" if estimate.fits_context else "too small",
     )
 
 

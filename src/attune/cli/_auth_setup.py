@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attune.cli._auth_recommend import as_json, describe, read_text, recommend
 from attune.cli._claude import find_claude_login
 from attune.cli._exit import INTERRUPTED, ExitCode, note
-from attune.cli._payment import strategy_flags
+from attune.cli._payment import SET_A_KEY, paying, strategy_flags
 from attune.cli._terminal import load_config, print_json
 from attune.config import load_auth, reset_auth, save_auth
 from attune.errors import InvalidRequestError
@@ -57,8 +57,8 @@ def setup(args: Any) -> int:
 
 def reset(args: Any) -> int:
     """Remove what was saved, once that is confirmed; returns the exit code."""
-    config = load_config(args)
-    file = config.paths.auth_file
+    paths, _ = find_paths(getattr(args, "config", None), os.environ)  # whatever is wrong in the files
+    file = paths.auth_file
     if file.exists() and not getattr(args, "yes", False):
         if getattr(args, "json", False) or not _is_interactive():
             raise InvalidRequestError(f"this would remove {file}; give --yes to do it without asking")
@@ -92,9 +92,10 @@ def _changed(start: AuthStrategy, changes: dict[str, Any]) -> AuthStrategy:
 
 def _show_found(config: Config, login: ClaudeLogin) -> None:
     for provider in config.providers:
-        print(f"found {provider.name} {', '.join(provider.credentials)} ({provider.source})")
+        names = ", ".join(map(paying, provider.credentials))
+        print(f"found {provider.name} {names} ({provider.source})")
     if not config.providers:
-        print("found no API key: set ANTHROPIC_API_KEY, OPENAI_API_KEY or GEMINI_API_KEY")
+        print(f"found no API key: {SET_A_KEY}")
     print(login.summary)
 
 

@@ -6,8 +6,16 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from attune.cli._exit import ExitCode
-from attune.cli._payment import NO_SUBSCRIPTION_YET, credentials_off, find_payer, strategy_flags, why_mode
-from attune.cli._terminal import aligned, load_config, print_json, utc
+from attune.cli._payment import (
+    NO_SUBSCRIPTION_YET,
+    SET_A_KEY,
+    credentials_off,
+    find_payer,
+    paying,
+    strategy_flags,
+    why_mode,
+)
+from attune.cli._terminal import folded, load_config, print_json, print_table, utc
 from attune.models.auth_strategy import AuthMode
 
 if TYPE_CHECKING:
@@ -30,23 +38,20 @@ def show_status(args: Any) -> int:
         }
         print_json({"strategy": strategy, "credentials": credentials, "pays": work, **paths})
         return ExitCode.OK
-    print(
-        aligned(
-            [
-                ("field", "value", "from"),
-                *((name, str(field["value"]), field["source"]) for name, field in strategy.items()),
-            ]
-        )
+    print_table(
+        ("field", "value", "from"),
+        [(name, _shown(field["value"]), field["source"]) for name, field in strategy.items()],
+        lead=2,
     )
     print("\ncredentials")
     for each in credentials:
         state = "" if each["off_until"] is None else f"; off until {utc(each['off_until'])}: {each['reason']}"
-        print(f"  {each['provider']} {each['credential']} ({each['source']}){state}")
+        print(f"  {each['provider']} {paying(each['credential'])} ({each['source']}){state}")
     if not credentials:
-        print("  none: set ANTHROPIC_API_KEY, OPENAI_API_KEY or GEMINI_API_KEY, or add a provider")
+        print(f"  none: {SET_A_KEY}")
     print("\nwhat would pay now")
     for each in work:
-        print(f"  {each['work']} ({each['lines']} lines): {each['summary']}")
+        print("  " + folded(f"{each['work']} ({each['lines']} lines): {each['summary']}"))
     if not config.auth.setup_completed:
         print("\nrun `attune auth setup` to say which plan you have")
     return ExitCode.OK
@@ -57,6 +62,10 @@ def _strategy(config: Config) -> dict[str, dict[str, Any]]:
         name: {"value": value, "source": config.auth_sources[name]}
         for name, value in config.auth.to_dict().items()
     }
+
+
+def _shown(value: object) -> str:
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
 
 def _credentials(config: Config, off: Mapping[str, Fact]) -> list[dict[str, Any]]:

@@ -33,7 +33,10 @@ def add_call_options(parser: CommandParser) -> None:
 def context_of(args: argparse.Namespace) -> ExecutionContext:
     """The context that the options describe. Raises ``InvalidRequestError``."""
     for name in ("workflow", "stage", "task", "tier", "model"):
-        _check_text(f"--{name}", getattr(args, name) or "")
+        given = getattr(args, name)
+        if given is not None and not given.strip():
+            raise InvalidRequestError(f"--{name} is empty; give a name, or leave it out")
+        _check_text(f"--{name}", given or "")
     return ExecutionContext(
         workflow=args.workflow,
         stage=args.stage,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
 import sys
 from enum import IntEnum
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from attune.errors import (
     AllProvidersFailedError,
@@ -26,7 +27,7 @@ from attune.wire.redaction import redact
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["INTERRUPTED", "OUTPUT_CLOSED", "ExitCode", "exit_code", "guarded", "note", "plain"]
+__all__ = ["INTERRUPTED", "OUTPUT_CLOSED", "ExitCode", "exit_code", "guarded", "note", "plain", "print_json"]
 
 INTERRUPTED = 130
 OUTPUT_CLOSED = 141
@@ -72,15 +73,23 @@ _CODES: dict[type[AttuneError], ExitCode] = {
 
 
 def exit_code(error: AttuneError) -> ExitCode:
-    """The exit code of an error; when all attempts of a call failed, what they have in common."""
+    """The exit code of an error; when all attempts of a call failed, what they have in common.
+
+    That there was no candidate at all, not even one to drop, is for want of a credential.
+    """
     if isinstance(error, AllProvidersFailedError):
         codes = {exit_code(attempt) for attempt in error.attempts}
         return codes.pop() if codes == {ExitCode.CREDENTIALS} else ExitCode.NO_ANSWER
+    if isinstance(error, NoCandidateError) and not error.drops:
+        return ExitCode.CREDENTIALS
     return next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), ExitCode.UNEXPECTED)
 
 
 def guarded(command: Callable[P, int]) -> Callable[P, int]:
-    """A command whose own errors become one line on standard error and an exit code."""
+    """A command whose own errors become one line on standard error and an exit code.
+
+    Where JSON is wanted (``--json`` in the arguments) the error is also printed as such.
+    """
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> int:
@@ -88,9 +97,42 @@ def guarded(command: Callable[P, int]) -> Callable[P, int]:
             return command(*args, **kwargs)
         except AttuneError as error:
             note(str(error))
+            if any(map(_wants_json, args)):
+                print_json({"error": _described(error)})
             return exit_code(error)
 
     return run
+
+
+def print_json(value: Any) -> None:
+    """A value as JSON with stable keys."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _wants_json(arguments: object) -> bool:
+    """Whether parsed arguments, or a command line that could not be parsed, ask for JSON."""
+    if isinstance(arguments, list | tuple):
+        options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+        return "--json" in options
+    return bool(getattr(arguments, "json", False))
+
+
+def _described(error: AttuneError) -> dict[str, Any]:
+    """An error for programs; ``retry_at`` is in UTC epoch seconds."""
+    described: dict[str, Any] = {"type": type(error).__name__, "message": plain(str(error))}
+    if isinstance(error, ProviderError):
+        described |= {
+            "error_class": error.error_class.value,
+            "provider": error.provider,
+            "model": error.model,
+            "status": error.status,
+            "retry_after": error.retry_after,
+        }
+    if isinstance(error, NoCandidateError):
+        dropped = [{"candidate": candidate, "reason": plain(reason)} for candidate, reason in error.drops]
+        described |= {"nearest": error.nearest, "lacks": error.lacks, "dropped": dropped}
+    attempts = [_described(attempt) for attempt in getattr(error, "attempts", ())]
+    return {**described, "attempts": attempts, "retry_at": getattr(error, "retry_at", None)}
 
 
 def note(text: str) -> None:

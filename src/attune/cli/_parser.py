@@ -75,7 +75,7 @@ class CommandParser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             what = action.metavar or "/".join(action.option_strings) or action.dest
             known = [str(choice) for choice in action.choices]
-            raise UnknownNameError(str(what).lower(), str(value)[:60], known)
+            raise UnknownNameError(str(what).lower(), str(value), known)
 
 
 def build_parser() -> CommandParser:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from attune.cli._exit import note
 from attune.cli._ledger import open_ledger
 from attune.config.settings import NO_CREDENTIAL
-from attune.errors import StoreError
+from attune.errors import NoCandidateError, StoreError
 from attune.models.auth_strategy import AuthFacts, AuthMode, AuthStrategy, SubscriptionTier
 from attune.models.registry import ModelTier
 from attune.models.state import FactKind
+from attune.providers.catalogue import KNOWN_PROVIDERS
+from attune.wire.redaction import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -22,14 +24,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NO_SUBSCRIPTION_YET",
+    "SET_A_KEY",
     "Payer",
+    "check_enrolled",
     "credentials_off",
     "find_payer",
+    "paying",
     "strategy_flags",
     "why_mode",
 ]
 
 NO_SUBSCRIPTION_YET = "this version executes on API keys and local models, not on a subscription"
+SET_A_KEY = "set ANTHROPIC_API_KEY, OPENAI_API_KEY or GEMINI_API_KEY, or add a provider"
 
 
 class Payer(NamedTuple):
@@ -39,8 +45,37 @@ class Payer(NamedTuple):
     credential: str
 
     def __str__(self) -> str:
-        paying = "(no key needed)" if self.credential == NO_CREDENTIAL else self.credential
-        return f"{self.model.provider} {paying} for {self.model.id}"
+        return f"{self.model.provider} {paying(self.credential)} for {self.model.id}"
+
+
+def paying(credential: str) -> str:
+    """A credential as people read it."""
+    return "(no key needed)" if credential == NO_CREDENTIAL else credential
+
+
+def check_enrolled(config: Config, model: str | None) -> None:
+    """Raise ``NoCandidateError`` if there is no credential, or none for any provider of ``model``.
+
+    Raises ``UnknownNameError`` for a model that does not exist.
+    """
+    if not config.providers:
+        raise NoCandidateError(f"no credential is there: {SET_A_KEY}")
+    if model is None:
+        return
+    providers = [found.provider for found in config.registry.find(model)]
+    if any(provider in config.enrolled for provider in providers):
+        return
+    ways = " or ".join(dict.fromkeys(map(_way_to_enrol, providers)))
+    raise NoCandidateError(f"{one_line(model)} has no credential that could pay: {ways}")
+
+
+def _way_to_enrol(provider: str) -> str:
+    known = KNOWN_PROVIDERS.get(provider)
+    if known is not None and known.key_variables:
+        return f"set {known.key_variables[0]}"
+    if known is not None and known.kind == "local":
+        return "install the embedded model (`attune doctor` says how)"
+    return f"add [providers.{provider}] to the configuration, or set the key that it names"
 
 
 def strategy_flags(args: Any) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from attune.cli._exit import note, plain
+from attune.cli._exit import note, plain, print_json
+from attune.cli._table import blocks, paragraph, table
 
 if TYPE_CHECKING:
     import argparse
@@ -14,10 +14,17 @@ if TYPE_CHECKING:
 
     from attune.config import Config
 
-__all__ = ["aligned", "dollars", "load_config", "print_json", "print_table", "utc"]
-
-PIPED_COLUMNS = 200
-"""The width of a table that goes to a file or a pipe, where lines do not wrap."""
+__all__ = [
+    "counted",
+    "dollars",
+    "fitted",
+    "folded",
+    "load_config",
+    "print_blocks",
+    "print_json",
+    "print_table",
+    "utc",
+]
 
 
 def load_config(args: argparse.Namespace, flags: Mapping[str, Any] | None = None) -> Config:
@@ -30,38 +37,38 @@ def load_config(args: argparse.Namespace, flags: Mapping[str, Any] | None = None
     return config
 
 
-def print_json(value: Any) -> None:
-    """A value as JSON with stable keys."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, lead: int = 1) -> None:
+    """A table as ``attune.cli._table.table`` makes it, as wide as the terminal allows."""
+    print(fitted(columns, rows, lead=lead))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
-    """A table; a column whose name starts with ``>`` is aligned right. Colours only on a terminal."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(width=None if sys.stdout.isatty() else PIPED_COLUMNS, highlight=False)
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE, pad_edge=False)
-    for column in columns:
-        right = column.startswith(">")
-        table.add_column(
-            column.removeprefix(">"), justify="right" if right else "left", overflow="fold", no_wrap=right
-        )
-    for row in rows:
-        table.add_row(*(Text(plain(cell)) for cell in row))
-    with console.capture() as captured:  # rich would end the program itself when the pipe is closed
-        console.print(table)
-    print(captured.get(), end="")
+def fitted(columns: Sequence[str], rows: Iterable[Sequence[str]], *, lead: int = 1) -> str:
+    """The text of ``print_table``."""
+    return table(columns, [[plain(cell) for cell in row] for row in rows], width=_width(), lead=lead)
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of short texts with their columns below each other; what a table is, without its 80 ms."""
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+def print_blocks(columns: Sequence[str], rows: Iterable[Sequence[str]], *, lead: int) -> None:
+    """A block of lines for each row, whatever the width."""
+    print(blocks(columns, [[plain(cell) for cell in row] for row in rows], width=_width(), lead=lead))
+
+
+def folded(text: str) -> str:
+    """A sentence on lines that the terminal has room for."""
+    return paragraph(plain(text), _width())
+
+
+def _width() -> int | None:
+    """The columns of the terminal; ``None`` in a file or a pipe, where lines have no end."""
+    if not sys.stdout.isatty():
+        return None
+    import shutil
+
+    return shutil.get_terminal_size().columns
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things: ``1 call``, ``2 calls``."""
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
 def dollars(usd: float | None) -> str:

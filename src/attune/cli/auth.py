@@ -19,7 +19,7 @@ __all__ = ["cmd_auth_recommend", "cmd_auth_reset", "cmd_auth_setup", "cmd_auth_s
 def configure(parser: CommandParser) -> None:
     """Add the commands of ``attune auth``."""
     parser.description = "Says what should pay for which work: a subscription or API keys."
-    parser.epilog = "example:\n  attune auth status"
+    parser.epilog = "Each of them takes --json and --config FILE.\n\nexample:\n  attune auth status"
     add_commands(
         parser,
         {

@@ -50,7 +50,7 @@ def cmd_breakers(args: argparse.Namespace) -> int:
         print("everything is closed: nothing is tripped, off or cooling down")
     else:
         print_table(
-            ("domain", "state", "until", ">seconds left", "detail"),
+            ("domain", "state", ">until", ">seconds left", "detail"),
             [
                 (
                     row["domain"],
@@ -61,6 +61,7 @@ def cmd_breakers(args: argparse.Namespace) -> int:
                 )
                 for row in rows
             ],
+            lead=2,
         )
     return ExitCode.OK
 

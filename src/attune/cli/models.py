@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from attune.cli._exit import ExitCode, guarded
 from attune.cli._parser import add_shared_options
+from attune.cli._payment import SET_A_KEY, paying
 from attune.cli._terminal import load_config, print_json, print_table
 
 if TYPE_CHECKING:
@@ -39,24 +40,25 @@ def cmd_models(args: argparse.Namespace) -> int:
         print_json({"models": rows, "providers": _providers(config)})
         return ExitCode.OK
     print_table(
-        ("model", "tier", ">window", "abilities", ">in $/M", ">out $/M", "enrolled"),
+        ("model", "tier", "credentials", ">window", ">in $/M", ">out $/M", "abilities"),
         [
             (
                 row["model"],
                 row["tier"] if row["listed"] else f"{row['tier']} (not listed)",
+                ", ".join(map(paying, row["credentials"])) or "not enrolled",
                 f"{row['context_window']:,}",
-                ", ".join(row["abilities"]) or "-",
                 _price(row["input_price"]),
                 _price(row["output_price"]),
-                f"yes: {', '.join(row['credentials'])}" if row["enrolled"] else "no",
+                ", ".join(row["abilities"]) or "-",
             )
             for row in rows
         ],
+        lead=3,
     )
     for provider in config.providers:
         print(f"{provider.name}: enrolled by {provider.source}")
     if not config.providers:
-        print("no provider is enrolled: set ANTHROPIC_API_KEY, OPENAI_API_KEY or GEMINI_API_KEY")
+        print(f"no provider is enrolled: {SET_A_KEY}")
     return ExitCode.OK
 
 

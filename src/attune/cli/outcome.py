@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from attune.cli._exit import ExitCode, guarded
+from attune.cli._exit import ExitCode, guarded, note
 from attune.cli._parser import add_shared_options
 from attune.cli._terminal import load_config, print_json
 from attune.errors import InvalidRequestError, UnknownNameError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable
 
     from attune.cli._parser import CommandParser
     from attune.config import Config
@@ -69,14 +70,22 @@ def _record(config: Config, args: argparse.Namespace) -> OutcomeTarget:
     from attune.stores.sqlite import SqliteStore
 
     if not config.paths.ledger_file.exists():
-        raise UnknownNameError("call", args.call_id[:60], (), where="the ledger")
+        raise _unknown(args.call_id, ())
     durability, days = config.ledger
     store = SqliteStore.open(config.paths.ledger_file, durability=durability, retention_days=days)
+    for notice in store.notices:
+        note(notice)
     try:
         target = store.record_outcome(Outcome(args.call_id, time.time(), args.success, args.score))
         if target is None:
             recent = {record.call_id for record in store.recent_attempts(RECENT_CALLS)}
-            raise UnknownNameError("call", args.call_id[:60], recent, where="the ledger")
+            raise _unknown(args.call_id, recent)
     finally:
         store.close()
     return target
+
+
+def _unknown(call_id: str, recent: Iterable[str]) -> UnknownNameError:
+    return UnknownNameError(
+        "call", call_id, recent, where="the ledger", otherwise="`attune run` prints the id of each call"
+    )

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from attune.cli._call_options import add_call_options, context_of, read_prompt
 from attune.cli._exit import ExitCode, guarded, note
 from attune.cli._parser import add_shared_options
+from attune.cli._payment import check_enrolled
 from attune.cli._terminal import dollars, print_json
+from attune.config.settings import NO_CREDENTIAL
 from attune.errors import InvalidRequestError, NoCandidateError
 from attune.models.executor import TextDelta
 from attune.models.request import LLMRequest
@@ -35,7 +37,7 @@ def configure(parser: CommandParser) -> None:
         "review_security --max-cost 0.05 -"
     )
     parser.add_argument("prompt", metavar="PROMPT", help="what to ask; - reads it from standard input")
-    parser.add_argument("--stream", action="store_true", help="print the answer as it comes")
+    parser.add_argument("--stream", action="store_true", help="print the answer as it comes (not with --json)")
     add_call_options(parser)
     add_shared_options(parser)
     parser.set_defaults(run=cmd_run)
@@ -61,9 +63,7 @@ async def _answer(
     runtime: Runtime, request: LLMRequest, context: ExecutionContext, *, stream: bool, wants_json: bool
 ) -> int:
     async with runtime:
-        if not runtime.config.providers:
-            note("no credential is there: set ANTHROPIC_API_KEY, OPENAI_API_KEY or GEMINI_API_KEY")
-            return ExitCode.CREDENTIALS
+        check_enrolled(runtime.config, context.model)
         _announce(runtime, request, context)
         if stream:
             response = await _streamed(runtime, request, context)
@@ -114,8 +114,9 @@ def _printable(text: str) -> str:
 
 def _summarize(response: LLMResponse) -> None:
     cut = {"length": "; cut at its limit", "refusal": "; refused", "context_window": "; its window is full"}
+    paid = "(no key needed)" if response.credential == NO_CREDENTIAL else f"({response.credential})"
     note(
-        f"call {response.call_id}: {response.provider}/{response.model_id} ({response.credential}) in "
+        f"call {response.call_id}: {response.provider}/{response.model_id} {paid} in "
         f"{response.latency_ms:.0f} ms, {dollars(response.cost_usd)}{cut.get(response.stop_reason, '')}"
     )
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from attune.cli._exit import ExitCode, guarded, plain
 from attune.cli._ledger import open_ledger
 from attune.cli._parser import add_shared_options
-from attune.cli._terminal import dollars, load_config, print_json, print_table
+from attune.cli._terminal import counted, dollars, folded, load_config, print_json, print_table
 from attune.errors import InvalidRequestError, UnknownNameError
+from attune.models.state import LedgerTotals
+from attune.models.telemetry import NANOS_PER_USD
 
 if TYPE_CHECKING:
     import argparse
@@ -28,9 +30,10 @@ MAX_DAYS = 3650
 def configure(parser: CommandParser) -> None:
     """Add the options of ``attune stats``."""
     parser.description = (
-        "Shows what happened within the last days, per workflow and model: calls, success rate, cost,\n"
-        "latencies, recent failures, calls that a higher tier than the task's served, and what was saved\n"
-        "against always using a premium model."
+        "Shows what happened within the last days, per workflow and model: attempts that say something\n"
+        "of the model, success rate, cost, latencies, recent failures, attempts that a higher tier than the\n"
+        "task's served, and what was saved against always using a premium model. The ledger's own line\n"
+        "counts everything, attempts that were cancelled too."
     )
     parser.epilog = "example:\n  attune stats code-review --stage review --days 30"
     parser.add_argument("workflow", nargs="?", metavar="WORKFLOW", help="one workflow; all without it")
@@ -48,25 +51,31 @@ def cmd_stats(args: argparse.Namespace) -> int:
     if args.stage is not None and args.workflow is None:
         raise InvalidRequestError("--stage is a stage of one workflow: name the workflow too")
     config = load_config(args)
-    rows = _rollups(config, args.days)
+    rows, totals = _read(config, args.days)
     workflows = _workflows(rows, args.workflow, args.stage)
     router = _restored(config, rows, args.days)
     found = [router.get_routing_stats(name, args.stage, args.days) for name in workflows]
     if args.json:
-        print_json({"days": args.days, "workflows": [_as_json(stats) for stats in found]})
-    elif not found:
-        print(f"no calls within the last {args.days} days")
+        workflows_shown = [_as_json(stats) for stats in found]
+        print_json({"days": args.days, "totals": _totals_as_json(totals), "workflows": workflows_shown})
+    elif not totals.attempts:
+        print(f"no calls within the last {counted(args.days, 'day')}")
     else:
         for stats in found:
             _show(stats)
+        _show_totals(totals, args.days)
     return ExitCode.OK
 
 
-def _rollups(config: Config, days: int) -> list[RollupRow]:
+def _read(config: Config, days: int) -> tuple[list[RollupRow], LedgerTotals]:
+    """The roll-ups of the period, and what the whole ledger has in it."""
     from attune.models.performance import BUCKET_SECONDS
 
     ledger = open_ledger(config)
-    return list(ledger.rollups(int(time.time() // BUCKET_SECONDS) - days)) if ledger else []
+    if ledger is None:
+        return [], LedgerTotals(0, 0, 0, 0, 0, 0, 0)
+    first = int(time.time() // BUCKET_SECONDS) - days
+    return list(ledger.rollups(first)), ledger.totals(first * BUCKET_SECONDS)
 
 
 def _workflows(rows: list[RollupRow], workflow: str | None, stage: str | None) -> list[str]:
@@ -75,10 +84,10 @@ def _workflows(rows: list[RollupRow], workflow: str | None, stage: str | None) -
     if workflow is None or not names:
         return names
     if workflow not in names:
-        raise UnknownNameError("workflow", workflow[:60], names, where="the ledger")
+        raise UnknownNameError("workflow", workflow, names, where="the ledger")
     stages = {row.stage for row in rows if row.workflow == workflow}
     if stage is not None and stage not in stages:
-        raise UnknownNameError("stage", stage[:60], stages, where=f"the workflow {workflow!r}")
+        raise UnknownNameError("stage", stage, stages, where=f"the workflow {workflow!r}")
     return [workflow]
 
 
@@ -93,16 +102,34 @@ def _restored(config: Config, rows: list[RollupRow], days: int) -> AdaptiveModel
 def _show(stats: RoutingStats) -> None:
     name = plain(stats.workflow if stats.stage is None else f"{stats.workflow}/{stats.stage}")
     rate = "-" if stats.success_rate is None else f"{stats.success_rate:.1%}"
-    unknown = f" and {stats.unknown_cost_calls} calls of unknown cost" if stats.unknown_cost_calls else ""
     print(
-        f"{name}: {stats.calls} calls within {stats.days} days, {rate} succeeded, "
-        f"{dollars(stats.cost_usd)}{unknown}, {stats.tier_upgrades} served by a higher tier, "
-        f"saved against always-premium: {dollars(stats.savings_usd)}"
+        folded(
+            f"{name}: {counted(stats.calls, 'attempt')} within {counted(stats.days, 'day')}, {rate} succeeded, "
+            f"{dollars(stats.cost_usd)}{_unknown(stats.unknown_cost_calls)}, {stats.tier_upgrades} served by a "
+            f"higher tier, saved against always-premium: {dollars(stats.savings_usd)}"
+        )
     )
     print_table(
-        ("model", "tier", ">calls", ">success", ">cost", ">p50 ms", ">p95 ms", ">recent failures"),
+        ("model", "tier", ">attempts", ">success", ">cost", ">p50 ms", ">p95 ms", ">recent failures"),
         [_row(model) for model in stats.models],
+        lead=2,
     )
+    print()
+
+
+def _show_totals(totals: LedgerTotals, days: int) -> None:
+    print(
+        folded(
+            f"the ledger, all workflows within {counted(days, 'day')}: {counted(totals.calls, 'call')}, "
+            f"{counted(totals.attempts, 'attempt')} ({totals.failed_attempts:,} failed), "
+            f"{dollars(totals.cost_nanos / NANOS_PER_USD)}{_unknown(totals.unknown_cost_attempts)}; "
+            "estimated costs are included"
+        )
+    )
+
+
+def _unknown(attempts: int) -> str:
+    return f" and {counted(attempts, 'attempt')} of unknown cost" if attempts else ""
 
 
 def _row(model: ModelStats) -> tuple[str, ...]:
@@ -124,4 +151,22 @@ def _milliseconds(latency: float | None) -> str:
 
 
 def _as_json(stats: RoutingStats) -> dict[str, Any]:
-    return {**stats._asdict(), "models": [model._asdict() for model in stats.models]}
+    return {**_of_attempts(stats._asdict()), "models": [_of_attempts(m._asdict()) for m in stats.models]}
+
+
+def _of_attempts(values: dict[str, Any]) -> dict[str, Any]:
+    """Statistics under the names of what they count."""
+    names = {"calls": "attempts", "unknown_cost_calls": "unknown_cost_attempts"}
+    return {names.get(name, name): value for name, value in values.items()}
+
+
+def _totals_as_json(totals: LedgerTotals) -> dict[str, Any]:
+    return {
+        "calls": totals.calls,
+        "attempts": totals.attempts,
+        "failed_attempts": totals.failed_attempts,
+        "input_tokens": totals.input_tokens,
+        "output_tokens": totals.output_tokens,
+        "cost_usd": totals.cost_nanos / NANOS_PER_USD,
+        "unknown_cost_attempts": totals.unknown_cost_attempts,
+    }

@@ -49,5 +49,6 @@ def cmd_tasks(args: argparse.Namespace) -> int:
             )
             for row in rows
         ],
+        lead=2,
     )
     return ExitCode.OK

@@ -62,7 +62,7 @@ check: $(LINKED) ## lint, format, types, layers, secrets and traces of a machine
 	$(BIN)/lint-imports
 	$(BIN)/python tools/check_secrets.py
 
-bench: $(LINKED) ## measure decisions, start-up and the ledger, beside peers
+bench: $(LINKED) ## measure decisions, start-up and the ledger, beside peers (installs them: about 700 MB)
 	$(BIN)/python benchmarks/decision.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/ledger.py

@@ -97,8 +97,8 @@ class UnknownNameError(InvalidRequestError):
     """A name that does not exist, with the nearest one that does.
 
     ``kind`` is what was looked for ("model", "tier" ...), ``name`` what was given,
-    ``nearest`` the closest existing name, or one that begins so, or ``None``. ``otherwise`` is the
-    advice when there is none; without it, the names that exist are listed.
+    ``nearest`` the closest existing name, or one that begins with it or holds it, or ``None``.
+    ``otherwise`` is the advice when there is none; without it, the names that exist are listed.
     """
 
     def __init__(
@@ -126,7 +126,11 @@ def _nearest(name: str, names: Sequence[str]) -> str | None:
     import difflib
 
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return close[0] if close else next((each for each in names if name and each.lower().startswith(name)), None)
+    if close or not name:
+        return close[0] if close else None
+    begins = (each for each in names if each.lower().startswith(name))
+    holds = (each for each in names if len(name) > 2 and name in each.lower())
+    return next(begins, None) or next(holds, None)
 
 
 class ConfigError(AttuneError):

@@ -160,6 +160,20 @@ async def test_roll_ups_come_oldest_bucket_first_and_from_a_bucket_on(store: Any
     assert [row.bucket for row in store.rollups(BUCKET)] == [BUCKET]
 
 
+async def test_roll_ups_of_the_most_recently_active_cells_only_are_whole_and_oldest_first(store: Any) -> None:
+    for days, stage in ((3, "idle"), (2, "busy"), (2, "old"), (1, "old"), (0, "busy"), (1, "idle")):
+        store.append_attempt(attempt(f"{stage}{days}", stage=stage, at=NOW - days * BUCKET_SECONDS))
+    store.append_attempt(attempt("again", stage="idle", at=NOW - BUCKET_SECONDS))
+    await store.flush()
+    # Of two cells that were last active in the same bucket, the one with more calls in it.
+    for most, stages in ((0, set()), (1, {"busy"}), (2, {"busy", "idle"}), (3, {"busy", "idle", "old"})):
+        rows = list(store.rollups(0, max_cells=most))
+        assert rows == [row for row in store.rollups(0) if row.stage in stages]
+        assert [row.bucket for row in rows] == sorted(row.bucket for row in rows)
+    assert {row.stage for row in store.rollups(BUCKET - 1, max_cells=2)} == {"busy", "idle"}
+    assert list(store.rollups(0, max_cells=4)) == list(store.rollups(0, max_cells=None))
+
+
 async def test_an_attempt_that_says_nothing_of_the_model_is_in_the_totals_only(store: Any) -> None:
     store.append_attempt(attempt("c1", **FAILED | {"error_class": ErrorClass.CALLER}))
     await store.flush()
@@ -395,6 +409,25 @@ async def test_a_clearing_wins_over_what_was_learned_before_and_is_shown_for_an_
 async def test_what_was_learned_after_a_clearing_holds(store: Any) -> None:
     newer = fact(NOW + 50, NOW - 1)
     assert await put(store, fact(NOW + 99, NOW - 9), newer, fact(0, NOW - 5)) == [newer]
+
+
+async def test_a_trip_that_nobody_cleared_is_known_for_a_day_after_its_deadline(
+    store: Any, clock: WallClock
+) -> None:
+    tripped = Fact(FactKind.BREAKER, "openai", NOW + 60, NOW, "5 failures in a row")
+    assert await put(store, Fact(FactKind.BREAKER, "openai", 0, NOW - 1), tripped) == [tripped]
+    clock.now = NOW + 60 + 86_399
+    assert store.facts() == [tripped]
+    clock.now += 1
+    assert store.facts() == []
+
+
+async def test_a_trip_that_was_cleared_is_shown_as_cleared_after_its_deadline_too(
+    store: Any, clock: WallClock
+) -> None:
+    cleared = Fact(FactKind.BREAKER, "openai", 0, NOW + 1, "closed")
+    clock.now = NOW + 120
+    assert await put(store, Fact(FactKind.BREAKER, "openai", NOW + 60, NOW), cleared) == [cleared]
 
 
 async def test_facts_of_different_kinds_and_keys_do_not_touch_each_other(store: Any) -> None:

@@ -59,7 +59,7 @@ def test_code_0_and_nothing_is_written_by_looking(tmp_path: Path) -> None:
 )
 def test_code_2_for_a_command_line_that_makes_no_sense(program: Program, args: list[str]) -> None:
     code, out, err = program(*args)
-    assert (code, out) == (2, "")
+    assert (code, bool(out)) == (2, "--json" in args)
     assert err.startswith("attune: ")
     assert err.count("\n") == 1
 
@@ -107,6 +107,37 @@ def test_code_4_when_no_candidate_could_answer(program: Program) -> None:
     code, out, err = program("run", "x")
     assert (code, out) == (4, "")
     assert err.splitlines()[-1].startswith("attune: no candidate could answer")
+    failed = program("run", "--json", "x")
+    error = json.loads(failed.out)["error"]
+    assert (failed.code, error["type"]) == (4, "AllProvidersFailedError")
+    assert {attempt["provider"] for attempt in error["attempts"]} == {"mine"}
+    assert "retry_at" in error
+
+
+def test_code_5_for_a_model_whose_provider_has_no_key_with_the_variable_to_set(program: Program) -> None:
+    for command in (("run", "--model", "openai/gpt-6-luna", "x"), ("route", "--model", "gpt-6-luna")):
+        code, _, err = program(*command)
+        assert code == 5
+        assert err.splitlines()[-1].endswith("has no credential that could pay: set OPENAI_API_KEY")
+    program.configure(
+        program.config_file.read_text() + '[[models]]\nid = "x"\nprovider = "ollama"\n'
+        'tier = "cheap"\ncontext_window = 10\n'
+    )
+    assert "add [providers.ollama] to the configuration" in program("route", "--model", "x").err
+
+
+def test_looking_at_a_corrupt_ledger_leaves_it_and_running_keeps_it_aside(program: Program) -> None:
+    data = program.home / "attune" / "data"
+    data.mkdir()
+    (data / "ledger.db").write_bytes(b"no database " * 100)
+    for command in ("stats", "breakers", "route", "doctor"):
+        ended = program(command)
+        assert ended.code == 3
+        assert "move the file aside" in " ".join((ended.out + ended.err).split())
+        assert [file.name for file in data.iterdir()] == ["ledger.db"]
+    code, _, err = program("run", "x")
+    assert (code, "it was kept as" in err) == (4, True)
+    assert len(list(data.glob("ledger.db.corrupt-*"))) == 1
 
 
 def test_code_4_when_nothing_fits_with_the_nearest_and_what_it_lacks(program: Program) -> None:
@@ -115,8 +146,9 @@ def test_code_4_when_nothing_fits_with_the_nearest_and_what_it_lacks(program: Pr
     assert "the nearest is mine/m#api_key: would cost about" in err
     assert "mine/m#api_key" in out
     shown = json.loads(program("route", "--json", "--max-cost", "0.000000001").out)
-    assert shown["chosen"] is None
-    assert shown["dropped"][0]["candidate"].startswith("mine/")
+    assert shown["error"]["type"] == "NoCandidateError"
+    assert shown["error"]["nearest"] == "mine/m"
+    assert shown["error"]["dropped"][0]["candidate"].startswith("mine/")
 
 
 async def test_code_4_when_the_request_itself_is_at_fault(tmp_path: Path) -> None:
@@ -156,7 +188,7 @@ def test_a_corrupt_saved_strategy_is_kept_and_reported_and_the_command_goes_on(p
     saved.write_text("{ half")
     code, out, err = program("auth", "status")
     assert code == 0
-    assert "auth.json is unreadable" in err
+    assert "auth.json was unreadable" in err
     assert "default_mode" in out
     assert [file.read_text() for file in saved.parent.glob("auth.json.corrupt-*")] == ["{ half"]
 

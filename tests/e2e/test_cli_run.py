@@ -147,6 +147,7 @@ async def test_route_calls_nobody_and_explains_every_candidate(
     assert "mine/m#api_key" in out
     assert "the provider spare is not allowed here" in out
     assert "mine/old#api_key" in out
+    assert out == "".join(f"{line.rstrip()}\n" for line in out.splitlines())
     assert "price is unknown" in out
     shown = json.loads((await run(program, "route", "--json")).out)
     assert shown["ranked"][0]["propensity"] == 1.0

@@ -97,7 +97,7 @@ def describe(found: Recommendation) -> str:
         folded(f"recommended: {found.mode} ({found.reason})"),
         "",
         fitted(
-            ("mode", "model", ">tokens in", ">out (expected)", "adds to the bill", "context"),
+            ("mode", "model", ">tokens in", ">out (expected)", ">adds to the bill", "window"),
             [_row(estimate) for estimate in (found.api, found.subscription)],
             lead=2,
         ),
@@ -152,7 +152,7 @@ def _row(estimate: CostEstimate) -> tuple[str, ...]:
         f"{estimate.input_tokens:,}",
         f"{estimate.output_tokens:,}",
         f"{bill} and quota" if estimate.mode is AuthMode.SUBSCRIPTION else bill,
-        "fits" if estimate.fits_context else "too small",
+        "fits its window" if estimate.fits_context else "above its window",
     )
 
 

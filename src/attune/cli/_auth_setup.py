@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,8 @@ from attune.cli._claude import find_claude_login
 from attune.cli._exit import INTERRUPTED, ExitCode, note
 from attune.cli._payment import SET_A_KEY, paying, strategy_flags
 from attune.cli._terminal import load_config, print_json
-from attune.config import load_auth, reset_auth, save_auth
+from attune.config import load_auth, reset_auth, save_auth, saved_files
+from attune.config._paths import find_paths
 from attune.errors import InvalidRequestError
 from attune.models.auth_strategy import PLAN_USD_A_MONTH, AuthMode, AuthStrategy, SubscriptionTier
 
@@ -59,12 +61,13 @@ def reset(args: Any) -> int:
     """Remove what was saved, once that is confirmed; returns the exit code."""
     paths, _ = find_paths(getattr(args, "config", None), os.environ)  # whatever is wrong in the files
     file = paths.auth_file
-    if file.exists() and not getattr(args, "yes", False):
+    if (files := saved_files(file)) and not getattr(args, "yes", False):
+        names = " and ".join(map(str, files))
         if getattr(args, "json", False) or not _is_interactive():
-            raise InvalidRequestError(f"this would remove {file}; give --yes to do it without asking")
+            raise InvalidRequestError(f"this would remove {names}; give --yes to do it without asking")
         import questionary
 
-        if not questionary.confirm(f"Remove {file}?", default=False).ask():
+        if not questionary.confirm(f"Remove {names}?", default=False).ask():
             note("nothing was removed")
             return INTERRUPTED
     removed = reset_auth(file)

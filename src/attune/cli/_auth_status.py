@@ -46,12 +46,13 @@ def show_status(args: Any) -> int:
     print("\ncredentials")
     for each in credentials:
         state = "" if each["off_until"] is None else f"; off until {utc(each['off_until'])}: {each['reason']}"
-        print(f"  {each['provider']} {paying(each['credential'])} ({each['source']}){state}")
+        source = f"{each['provider']} {paying(each['credential'])} ({each['source']})"
+        print(folded(f"{source}{state}", "  "))
     if not credentials:
-        print(f"  none: {SET_A_KEY}")
+        print(folded(f"none: {SET_A_KEY}", "  "))
     print("\nwhat would pay now")
     for each in work:
-        print("  " + folded(f"{each['work']} ({each['lines']} lines): {each['summary']}"))
+        print(folded(f"{each['work']} ({each['lines']} lines): {each['summary']}", "  "))
     if not config.auth.setup_completed:
         print("\nrun `attune auth setup` to say which plan you have")
     return ExitCode.OK

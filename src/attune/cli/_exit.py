@@ -97,7 +97,7 @@ def guarded(command: Callable[P, int]) -> Callable[P, int]:
             return command(*args, **kwargs)
         except AttuneError as error:
             note(str(error))
-            if any(map(_wants_json, args)):
+            if any(map(_wants_json, (*args, *kwargs.values()))):
                 print_json({"error": _described(error)})
             return exit_code(error)
 

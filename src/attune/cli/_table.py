@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["blocks", "paragraph", "table"]
 
 GAP = "  "
+_HARD_BLANK = "\N{NO-BREAK SPACE}"
 MIN_TEXT_COLUMNS = 36
 """A last column of text that would get less than this is put on lines of its own."""
 
@@ -30,7 +31,7 @@ def table(
         if folded < MIN_TEXT_COLUMNS or columns[-1].startswith(">"):
             return blocks(columns, rows, width=width, lead=lead)
         sizes[-1] = folded
-    lines = _row(columns, headers, sizes) + ["-" * (sum(sizes) + len(GAP) * (len(sizes) - 1))]
+    lines = [*_row(columns, headers, sizes), "-" * (sum(sizes) + len(GAP) * (len(sizes) - 1))]
     return "\n".join([*lines, *(line for row in rows for line in _row(columns, row, sizes))])
 
 
@@ -49,12 +50,10 @@ def blocks(
         line = GAP.join(cell.ljust(size) for cell, size in zip(head, sizes, strict=True) if cell)
         lines.append(paragraph(line.rstrip(), width, "    "))
         rest = list(zip(columns[lead:], row[lead:], strict=True))
-        numbers = "; ".join(
-            _named(column, cell).replace(" ", "\N{NO-BREAK SPACE}") for column, cell in rest if column[0] == ">"
-        )
+        numbers = "; ".join(_named(column, cell) for column, cell in rest if column[0] == ">")
         texts = [numbers, *(cell for column, cell in rest if column[0] != ">")]
         lines += [paragraph(f"    {text}", width, "    ") for text in texts if text]
-    return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
+    return "\n".join(lines).replace(_HARD_BLANK, " ")
 
 
 def paragraph(text: str, width: int | None = None, indent: str = "  ") -> str:
@@ -67,8 +66,8 @@ def paragraph(text: str, width: int | None = None, indent: str = "  ") -> str:
 
 
 def _named(column: str, cell: str) -> str:
-    """A number with the name of its column; a text speaks for itself."""
-    return f"{column[1:]} {cell}".lstrip() if column.startswith(">") else cell
+    """A number with the name of its column, which no fold tears apart; a text speaks for itself."""
+    return f"{column[1:]} {cell}".strip().replace(" ", _HARD_BLANK) if column.startswith(">") else cell
 
 
 def _row(columns: Sequence[str], cells: Sequence[str], sizes: Sequence[int]) -> list[str]:

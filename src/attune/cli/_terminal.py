@@ -52,9 +52,9 @@ def print_blocks(columns: Sequence[str], rows: Iterable[Sequence[str]], *, lead:
     print(blocks(columns, [[plain(cell) for cell in row] for row in rows], width=_width(), lead=lead))
 
 
-def folded(text: str) -> str:
-    """A sentence on lines that the terminal has room for."""
-    return paragraph(plain(text), _width())
+def folded(text: str, indent: str = "") -> str:
+    """A sentence on lines that the terminal has room for, further in than ``indent`` after the first."""
+    return paragraph(indent + plain(text), _width(), indent + "  ")
 
 
 def _width() -> int | None:

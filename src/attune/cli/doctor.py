@@ -6,12 +6,14 @@ import os
 import time
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
 
 from attune.cli._claude import find_claude_login
 from attune.cli._exit import ExitCode, exit_code, guarded
+from attune.cli._ledger import open_ledger
 from attune.cli._parser import add_shared_options
-from attune.cli._payment import find_payer
-from attune.cli._terminal import print_json, print_table, utc
+from attune.cli._payment import SET_A_KEY, find_payer, paying
+from attune.cli._terminal import folded, print_json, print_table, utc
 from attune.errors import AttuneError, ConfigError, StoreError
 from attune.models.state import FactKind
 from attune.providers.secret import resolve_secret
@@ -65,8 +67,9 @@ def cmd_doctor(args: argparse.Namespace) -> int:
         rows = [{"check": c.name, "state": c.state.value, "detail": c.detail} for c in checks]
         print_json({"usable": not failed, "checks": rows})
     else:
-        print_table(("check", "state", "detail"), [check[:3] for check in checks])
-        print("attune can be used" if not failed else f"first: {failed[0].name}: {failed[0].detail}")
+        print_table(("check", "state", "detail"), [check[:3] for check in checks], lead=2)
+        print()
+        print(folded(f"first: {failed[0].name}: {failed[0].detail}" if failed else "attune can be used"))
     return failed[0].code if failed else ExitCode.OK
 
 
@@ -82,6 +85,7 @@ def _checks(config_file: str | None) -> Iterator[Check]:
         off: list[Fact] = []
         yield _ledger(config, off)
         yield from _credentials(config)
+        yield from _addresses(config)
         yield _payer(config, off)
         yield from (
             Check("breakers", State.NOTE, f"{fact.key}: {fact.detail}, until {utc(fact.until)}")
@@ -102,17 +106,13 @@ def _configuration(config: Config) -> Iterator[Check]:
 
 def _ledger(config: Config, off: list[Fact]) -> Check:
     """Whether it can be written; adds what is tripped or off to ``off``."""
-    file = config.paths.ledger_file
-    if not file.exists():
-        folder = _existing(file.parent)
-        if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-            return Check(
-                "ledger", State.FAIL, f"{folder} is no writable folder; choose another with ATTUNE_HOME"
-            )
-        return Check("ledger", State.OK, f"{file} will be made at the first call")
     from attune.stores.sqlite import SqliteStore
 
+    file = config.paths.ledger_file
     try:
+        if open_ledger(config) is None:
+            _try_folder(file.parent)
+            return Check("ledger", State.OK, f"{file} will be made at the first call")
         durability, days = config.ledger
         store = SqliteStore.open(file, durability=durability, retention_days=days)
         try:
@@ -123,17 +123,28 @@ def _ledger(config: Config, off: list[Fact]) -> Check:
             store.close()
     except StoreError as error:
         return Check("ledger", State.FAIL, str(error), exit_code(error))
-    return Check("ledger", State.NOTE if store.notices else State.OK, "; ".join(store.notices) or str(file))
+    return Check("ledger", State.OK, str(file))
 
 
-def _existing(folder: Path) -> Path:
-    return next((each for each in (folder, *folder.parents) if each.exists()), folder)
+def _try_folder(folder: Path) -> None:
+    """Raise ``StoreError`` unless ``folder`` is there or can be made, and takes a file."""
+    import tempfile
+
+    there = next((each for each in (folder, *folder.parents) if each.exists()), folder)
+    try:
+        with tempfile.TemporaryDirectory(dir=there):
+            pass
+    except OSError as error:
+        raise StoreError(
+            f"nothing can be written in {there}: {error.strerror or error}; "
+            "choose another folder with ATTUNE_HOME"
+        ) from None
 
 
 def _credentials(config: Config) -> Iterator[Check]:
     for provider in config.providers:
         for credential in provider.credentials:
-            name, detail = f"{provider.name} {credential}", f"there ({provider.source})"
+            name, detail = f"{provider.name} {paying(credential)}", f"there ({provider.source})"
             reference = provider.keys.get(credential)
             try:
                 if reference is not None:
@@ -144,11 +155,17 @@ def _credentials(config: Config) -> Iterator[Check]:
                 yield Check(name, State.OK, detail)
 
 
+def _addresses(config: Config) -> Iterator[Check]:
+    for provider in config.providers:
+        if provider.kind == "openai" and not urlsplit(provider.base_url).path:
+            advice = f"its base_url ({provider.source}) has no path; most services want one, such as /v1"
+            yield Check(f"{provider.name} address", State.NOTE, advice)
+
+
 def _payer(config: Config, off: list[Fact]) -> Check:
     payer = find_payer(config, {fact.key for fact in off if fact.kind is FactKind.CREDENTIAL_OFF})
     if payer is None:
-        advice = "no credential can pay: set ANTHROPIC_API_KEY, OPENAI_API_KEY or GEMINI_API_KEY"
-        return Check("payment", State.FAIL, advice, ExitCode.CREDENTIALS)
+        return Check("payment", State.FAIL, f"no credential can pay: {SET_A_KEY}", ExitCode.CREDENTIALS)
     return Check("payment", State.OK, f"{payer} would pay for capable work")
 
 

@@ -49,7 +49,7 @@ def cmd_models(args: argparse.Namespace) -> int:
                 f"{row['context_window']:,}",
                 _price(row["input_price"]),
                 _price(row["output_price"]),
-                ", ".join(row["abilities"]) or "-",
+                ", ".join(row["abilities"]),
             )
             for row in rows
         ],

@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from attune.cli._call_options import add_call_options, context_of, read_prompt
-from attune.cli._exit import ExitCode, guarded, note, plain
+from attune.cli._exit import ExitCode, guarded
+from attune.cli._ledger import open_ledger
 from attune.cli._parser import add_shared_options
-from attune.cli._terminal import dollars, print_json, print_table
+from attune.cli._payment import check_enrolled, paying
+from attune.cli._terminal import dollars, folded, load_config, print_blocks, print_json, print_table
+from attune.config.settings import NO_CREDENTIAL
 from attune.errors import NoCandidateError
 from attune.models.request import LLMRequest
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from attune.cli._parser import CommandParser
     from attune.models.route_decision import RouteDecision
@@ -42,17 +46,16 @@ def cmd_route(args: argparse.Namespace) -> int:
 
     request = None if args.prompt is None else LLMRequest.from_prompt(read_prompt(args.prompt))
     context = context_of(args)
-    opened = runtime.open(args.config)
-    for notice in opened.notices:
-        note(notice)
-    with opened:
+    config = load_config(args)
+    check_enrolled(config, context.model)
+    if ledger := open_ledger(config):
+        ledger.facts()  # a corrupt ledger ends here: only what writes to it keeps it aside
+    with runtime.build(config) as built:
         try:
-            decision = opened.decide(request, context)
+            decision = built.decide(request, context)
         except NoCandidateError as error:
-            _show_nothing(error, wants_json=args.json)
-            if not opened.config.providers:
-                note(str(error))
-                return ExitCode.CREDENTIALS
+            if not args.json:
+                _show_dropped(error.drops)
             raise
     if args.json:
         print_json(_as_json(decision))
@@ -62,23 +65,27 @@ def cmd_route(args: argparse.Namespace) -> int:
 
 
 def _show(decision: RouteDecision) -> None:
-    print(plain(decision.reason))
+    print(folded(decision.reason))
     for remark in decision.notes:
-        print(f"note: {plain(remark)}")
-    print_table(
+        print(folded(f"note: {remark}"))
+    print()
+    print_blocks(
         (
             *(">", "candidate", "tier", ">score", ">success", ">latency ms", ">cost"),
             *(">samples", ">recent failures", "why"),
         ),
         [_row(place, scored) for place, scored in enumerate(decision.ranked, 1)],
+        lead=4,
     )
+    if decision.dropped:
+        print()
     _show_dropped([(_name(d.provider, d.model_id, d.credential), d.reason) for d in decision.dropped])
 
 
 def _row(place: int, scored: ScoredCandidate) -> tuple[str, ...]:
     return (
         str(place),
-        _name(scored.provider, scored.model_id, scored.credential),
+        _shown(_name(scored.provider, scored.model_id, scored.credential)),
         scored.tier,
         f"{scored.score:.3f}",
         f"{scored.success_rate:.1%}",
@@ -90,17 +97,14 @@ def _row(place: int, scored: ScoredCandidate) -> tuple[str, ...]:
     )
 
 
-def _show_nothing(error: NoCandidateError, *, wants_json: bool) -> None:
-    if wants_json:
-        dropped = [{"candidate": candidate, "reason": reason} for candidate, reason in error.drops]
-        print_json({"chosen": None, "reason": str(error), "ranked": [], "dropped": dropped})
-    else:
-        _show_dropped(error.drops)
-
-
-def _show_dropped(drops: list[tuple[str, str]] | tuple[tuple[str, str], ...]) -> None:
+def _show_dropped(drops: Sequence[tuple[str, str]]) -> None:
     if drops:
-        print_table(("dropped", "because"), drops)
+        print_table(("dropped", "because"), [(_shown(candidate), reason) for candidate, reason in drops])
+
+
+def _shown(candidate: str) -> str:
+    name, _, credential = candidate.rpartition("#")
+    return f"{name} {paying(credential)}" if credential == NO_CREDENTIAL else candidate
 
 
 def _name(provider: str, model_id: str, credential: str) -> str:

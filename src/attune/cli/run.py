@@ -37,7 +37,9 @@ def configure(parser: CommandParser) -> None:
         "review_security --max-cost 0.05 -"
     )
     parser.add_argument("prompt", metavar="PROMPT", help="what to ask; - reads it from standard input")
-    parser.add_argument("--stream", action="store_true", help="print the answer as it comes (not with --json)")
+    parser.add_argument(
+        "--stream", action="store_true", help="print the answer as it comes (not with --json)"
+    )
     add_call_options(parser)
     add_shared_options(parser)
     parser.set_defaults(run=cmd_run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from attune.cli._exit import ExitCode, guarded, plain
+from attune.cli._exit import ExitCode, guarded
 from attune.cli._ledger import open_ledger
 from attune.cli._parser import add_shared_options
 from attune.cli._terminal import counted, dollars, folded, load_config, print_json, print_table
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["cmd_stats", "configure"]
 
 MAX_DAYS = 3650
+MAX_NAME_CHARS = 100
 
 
 def configure(parser: CommandParser) -> None:
@@ -100,13 +101,15 @@ def _restored(config: Config, rows: list[RollupRow], days: int) -> AdaptiveModel
 
 
 def _show(stats: RoutingStats) -> None:
-    name = plain(stats.workflow if stats.stage is None else f"{stats.workflow}/{stats.stage}")
+    name = stats.workflow if stats.stage is None else f"{stats.workflow}/{stats.stage}"
+    name = name if len(name) <= MAX_NAME_CHARS else f"{name[:MAX_NAME_CHARS]}..."
     rate = "-" if stats.success_rate is None else f"{stats.success_rate:.1%}"
     print(
         folded(
-            f"{name}: {counted(stats.calls, 'attempt')} within {counted(stats.days, 'day')}, {rate} succeeded, "
-            f"{dollars(stats.cost_usd)}{_unknown(stats.unknown_cost_calls)}, {stats.tier_upgrades} served by a "
-            f"higher tier, saved against always-premium: {dollars(stats.savings_usd)}"
+            f"{name}: {counted(stats.calls, 'attempt')} within {counted(stats.days, 'day')}, {rate} "
+            f"succeeded, {dollars(stats.cost_usd)}{_unknown(stats.unknown_cost_calls)}, "
+            f"{stats.tier_upgrades} served by a higher tier, saved "
+            f"against always-premium: {dollars(stats.savings_usd)}"
         )
     )
     print_table(

@@ -1,7 +1,7 @@
 """Files and environment made into one frozen value, validated once."""
 
 from attune.config._load import load
-from attune.config.auth_file import load_auth, reset_auth, save_auth
+from attune.config.auth_file import load_auth, reset_auth, save_auth, saved_files
 from attune.config.settings import (
     BreakerConfig,
     CallConfig,
@@ -24,4 +24,5 @@ __all__ = [
     "load_auth",
     "reset_auth",
     "save_auth",
+    "saved_files",
 ]

@@ -176,12 +176,13 @@ def _auth(
     for key, value in flags.items():
         sources[key] = "flag"
         values[key] = _checked(key, value, "the command line")
-    try:
-        return AuthStrategy.from_dict(values, "together"), sources
-    except InvalidRequestError as error:
-        pair = [f"{key}: {sources[key]}" for key in ("small_module_threshold", "large_module_threshold")]
-        message = f"{error} ({', '.join(pair)})"
-        raise (InvalidRequestError if flags else ConfigError)(message) from None
+    small, large = "small_module_threshold", "large_module_threshold"
+    if values[small] > values[large]:
+        raise (InvalidRequestError if flags else ConfigError)(
+            f"{small} is {values[small]} ({sources[small]}) and {large} is {values[large]} "
+            f"({sources[large]}); small must not be above large"
+        )
+    return AuthStrategy.from_dict(values, "the strategy"), sources
 
 
 def _checked(key: str, value: Any, where: str) -> Any:

@@ -7,9 +7,9 @@ import json
 import os
 import time
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from attune.errors import ConfigError, CorruptFileError, InvalidRequestError
+from attune.errors import ConfigError, InvalidRequestError
 from attune.models.auth_strategy import AuthStrategy
 from attune.wire.redaction import one_line
 
@@ -27,20 +27,34 @@ def load_auth(
 ) -> tuple[AuthStrategy | None, tuple[str, ...]]:
     """What was saved, or ``None``, and notices to show.
 
-    A file that is no strategy is kept aside as ``auth.json.corrupt-STAMP`` (UTC, by ``clock`` in
-    epoch seconds), which the notice says. Raises ``ConfigError`` if it cannot be read.
+    A file that is no JSON object is kept aside as ``auth.json.corrupt-STAMP`` (UTC, by ``clock`` in
+    epoch seconds); the notice that says so comes again until a strategy is saved or reset.
+    Raises ``ConfigError`` for a file that cannot be read, or with a field that is wrong.
     """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        return None, ()
+        return None, _kept_notices(path)
+    except NotADirectoryError:
+        blocking = next((each for each in path.parents if each.is_file()), path.parent)
+        raise ConfigError(
+            f"cannot read {path}: {blocking} is a file, not a folder; choose another with ATTUNE_HOME"
+        ) from None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}; mend its permissions") from None
     try:
-        return _parsed(content), ()
-    except (ValueError, RecursionError) as error:  # also an InvalidRequestError
-        return None, (_keep_aside(path, one_line(str(error)), clock()),)
+        values = _parsed(content)
+    except (ValueError, RecursionError) as error:
+        reason = one_line(str(error))
+        _keep_aside(path, reason, clock())
+        return None, _kept_notices(path, f" ({reason})")
+    try:
+        return AuthStrategy.from_dict(values, str(path)), ()
+    except InvalidRequestError as error:
+        raise ConfigError(
+            f"{one_line(str(error))}; mend it, or forget all with `attune auth reset`"
+        ) from None
 
 
 def save_auth(path: Path, strategy: AuthStrategy) -> None:
@@ -64,26 +78,47 @@ def save_auth(path: Path, strategy: AuthStrategy) -> None:
 
 
 def reset_auth(path: Path) -> bool:
-    """Remove what was saved; whether there was something. Raises ``ConfigError``."""
+    """Remove what was saved, corrupt files that were kept too; whether there was something.
+
+    Raises ``ConfigError``.
+    """
+    files = saved_files(path)
     try:
-        path.unlink()
-    except FileNotFoundError:
-        return False
+        for file in files:
+            file.unlink(missing_ok=True)
     except OSError as error:
-        raise ConfigError(f"cannot remove {path}: {error.strerror or error}") from None
-    return True
+        raise ConfigError(f"cannot remove {error.filename}: {error.strerror or error}") from None
+    return bool(files)
 
 
-def _parsed(content: bytes) -> AuthStrategy:
+def saved_files(path: Path) -> list[Path]:
+    """What ``reset_auth`` would remove: the file itself, and corrupt ones that were kept, oldest first."""
+    return [file for file in (path, *_kept(path)) if os.path.lexists(file)]
+
+
+def _kept(path: Path) -> list[Path]:
+    return sorted(path.parent.glob(f"{path.name}.corrupt-*"), key=lambda file: file.stat().st_mtime)
+
+
+def _kept_notices(path: Path, reason: str = "") -> tuple[str, ...]:
+    """That a corrupt file was kept, while nothing is saved in its place."""
+    return tuple(
+        f"{path} was unreadable{reason} and was kept as {kept}; the defaults hold until you run "
+        "`attune auth setup` (or `attune auth reset`, which removes it)"
+        for kept in _kept(path)[-1:]
+    )
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
     if len(content) > MAX_BYTES:
         raise InvalidRequestError(f"it is above {MAX_BYTES // 1024} KiB")
     values = json.loads(content)
     if not isinstance(values, dict):
         raise InvalidRequestError("it is not a JSON object")
-    return AuthStrategy.from_dict(values, "it")
+    return values
 
 
-def _keep_aside(path: Path, reason: str, now: float) -> str:
+def _keep_aside(path: Path, reason: str, now: float) -> None:
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
     kept = path.with_name(f"{path.name}.corrupt-{stamp}")
     for number in count(1):
@@ -97,7 +132,6 @@ def _keep_aside(path: Path, reason: str, now: float) -> str:
         raise ConfigError(
             f"{path} is unreadable ({reason}) and cannot be kept aside: {error.strerror or error}"
         ) from None
-    return f"{CorruptFileError(str(path), str(kept), reason)}; run `attune auth setup`"
 
 
 def _write(path: Path, content: bytes) -> None:

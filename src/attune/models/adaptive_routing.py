@@ -167,7 +167,7 @@ class AdaptiveModelRouter:
         tier, why = self._tier(request, base, task, realtime, results, scored)
         position = _positions(_RANK[tier], downwards=request.max_cost is not None and not realtime)
         if realtime:
-            scored.sort(key=lambda s: (position[s[1].rank], s[2][1] / s[2][0]))
+            scored.sort(key=lambda s: (position[s[1].rank], s[2][1] / max(s[2][0], 1e-6)))
         else:
             scored.sort(key=lambda s: s[0] - position[s[1].rank], reverse=True)
             if _RANK[tier] < _RANK[base] and any(option.rank == _RANK[base] for _, option, _, _ in scored):
@@ -202,19 +202,18 @@ class AdaptiveModelRouter:
             row = estimate_of(levels, option.label, first)
             rate, latency, known, calls, successes, lately, measured, judged, measured_latency = row
             price = option.input
+            answer = tokens_out if tokens_out < option.longest else option.longest
             if price is None or tokens_in > option.dearer_above:
-                cost = option.cost(tokens_in, tokens_out, now)
+                cost = option.cost(tokens_in, answer, now)
             else:
-                cost = tokens_in * price + tokens_out * option.output
+                cost = tokens_in * price + answer * option.output
             if not quiet and (refusal := availability.refusal(option.candidate)) is not None:  # type: ignore[union-attr]
                 dropped.append((option, refusal.reason, 4))
-            elif output_limit > option.model.max_output_tokens:
-                reason = (
-                    f"answers {option.model.max_output_tokens} tokens at most, {output_limit} are asked for"
-                )
+            elif output_limit > option.longest:
+                reason = f"answers {option.longest} tokens at most, {output_limit} are asked for"
                 dropped.append((option, reason, 5))
-            elif tokens_in + tokens_out > option.window:
-                reason = f"about {tokens_in + tokens_out:.0f} tokens do not fit its {option.window}"
+            elif tokens_in + answer > option.window:
+                reason = f"about {tokens_in + answer:.0f} tokens do not fit its {option.window}"
                 dropped.append((option, reason, 5))
             elif max_cost is not None and (cost is None or cost > max_cost):
                 dropped.append((option, _too_dear(cost, max_cost), 3 - max_cost / cost if cost else 3))

@@ -1,7 +1,7 @@
 """One attempt at one candidate: permits, time limits, and the settling of everything it took.
 
 An ``Attempt`` is the stream of its provider's events. However it ends (terminal event, failure,
-time-out, cancellation, abandonment), it settles exactly once and without awaiting anything: the
+time-out, cancellation, ``aclose``), it settles exactly once and without awaiting anything: the
 permits of its failure domains, its reservation of the spend cap, and its record.
 """
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from attune.clock import SYSTEM_CLOCK
 from attune.errors import (
+    BudgetExhaustedError,
     CircuitOpenError,
     ContextTooLongError,
     CredentialError,
@@ -51,6 +52,9 @@ __all__ = ["Attempt", "AttemptRunner", "AttemptSpec"]
 LEASE_MARGIN_S = 30.0
 """How much longer a permit's lease holds than the attempt may take."""
 
+
+INCREDIBLE = 10
+"""A usage of more than so many context windows is a defect of the provider's and is not believed."""
 
 RESERVED_OUTPUT_TOKENS = 4096
 """The output that the spend cap reserves for when the request sets no limit of its own."""
@@ -131,8 +135,11 @@ class AttemptRunner:
             await provider.aclose()
 
     def _reserve(self, model: ModelInfo, request: LLMRequest, budget: AttemptBudget) -> Reservation | None:
-        if self._spend_cap is None or model.prices is None:
+        if self._spend_cap is None:
             return None
+        if model.prices is None:
+            message = f"the price of {model.label} is unknown, so it cannot be held to the spend cap"
+            raise BudgetExhaustedError("price", f"{message}; give it prices (0 if it is free)")
         output = request.max_output_tokens or min(model.max_output_tokens, RESERVED_OUTPUT_TOKENS)
         predicted = TokenUsage(request.estimated_input_tokens(), output)
         nanos = cost_nanos(predicted, model.prices, self.clock.time())
@@ -333,7 +340,10 @@ class Attempt:
         A request that was answered with an error status, or never reached the provider, is not
         billed. One that was cut off without a word of its usage is unknown: it may have been.
         """
-        usage, reported, prices = self.fold.usage, self.fold.usage is not None, self.model.prices
+        usage, prices = self.fold.usage, self.model.prices
+        if usage is not None and not _credible(usage, self.model):
+            usage = None
+        reported = usage is not None
         if not reported and not self._answered and error is not None and _not_billed(error):
             return None, 0, CostStatus.EXACT
         if not complete and reported and usage is not None:
@@ -347,6 +357,12 @@ class Attempt:
             return usage, None, CostStatus.UNKNOWN
         cost = cost_nanos(usage, prices, self._started_at)
         return usage, cost, CostStatus.EXACT if reported else CostStatus.ESTIMATED
+
+
+def _credible(usage: TokenUsage, model: ModelInfo) -> bool:
+    """Whether a reported usage can be: with room for a catalog that is behind the provider."""
+    longest = INCREDIBLE * max(model.context_window, model.max_output_tokens)
+    return all(0 <= tokens <= longest for tokens in usage)
 
 
 def _not_billed(error: ProviderError) -> bool:

@@ -132,6 +132,9 @@ class AuthStrategy:
     setup_completed: bool = False
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = _converted(getattr(self, field.name), type(field.default), field.name, "AuthStrategy")
+            object.__setattr__(self, field.name, value)
         _check_thresholds(self.small_module_threshold, self.large_module_threshold)
         if not 0 < self.loc_to_tokens_multiplier <= MAX_MULTIPLIER:
             raise InvalidRequestError(

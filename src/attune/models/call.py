@@ -24,6 +24,7 @@ from attune.models.budget import CallBudget
 from attune.models.candidate import Candidate
 from attune.models.empathy_executor import response_of
 from attune.models.request import RouteRequest
+from attune.models.route_decision import unmade_decision
 from attune.models.telemetry import CostStatus
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from attune.models.request import ExecutionContext, LLMRequest
     from attune.models.resilient_executor import ResilientExecutor
     from attune.models.route_decision import RouteDecision
-    from attune.models.telemetry import ScoredCandidate
+    from attune.models.telemetry import DecisionRecord, ScoredCandidate
 
 __all__ = ["Call"]
 
@@ -67,6 +68,7 @@ class Call:
         self._repeats: dict[Candidate, int] = {}
         self._throttled: set[Candidate] = set()
         self._too_small = 0
+        self._left_out_planned = False
         self._pause = 0.0
         self._last_resort = False
         self._predicted: float | None = None
@@ -119,7 +121,8 @@ class Call:
             raise error
         if error.error_class is ErrorClass.CONTEXT:
             self._too_small = attempt.model.context_window
-            self._plan = deque(scored for scored in self._plan if self._is_larger(scored))
+            everyone = dict.fromkeys((*self._plan, *self._everyone()))
+            self._plan = deque(scored for scored in everyone if self._is_larger(scored))
             self._say(f"{_named(candidate, error)}; next a model with a larger window")
             return
         if error.error_class is ErrorClass.THROTTLED:
@@ -167,15 +170,20 @@ class Call:
         try:
             decision = executor.decide(route, required_success=required)
         except NoCandidateError as nothing:
-            decision = self._last_resort_decision(nothing)
+            try:
+                decision = self._last_resort_decision(nothing)
+            except NoCandidateError:
+                self._record(unmade_decision(route, nothing, self._id, self._clock.time()))
+                raise
         self._decision = decision
         self._models = {model.label: model for model in decision.models}
         self._plan = deque(executor.fallback.order(decision.ranked))
         executor.bucket(decision.candidate.provider).credit()
-        if executor.record_decision is not None:
-            executor.record_decision(
-                decision.record(decision_id=self._id, call_id=self._id, at=self._clock.time())
-            )
+        self._record(decision.record(decision_id=self._id, call_id=self._id, at=self._clock.time()))
+
+    def _record(self, decision: DecisionRecord) -> None:
+        if self._executor.record_decision is not None:
+            self._executor.record_decision(decision)
 
     def _last_resort_decision(self, nothing: NoCandidateError) -> RouteDecision:
         """A plan when everything that fits is refused now: each may be tried before its time, once.
@@ -239,13 +247,16 @@ class Call:
         return executor.bucket(candidate.provider).take()
 
     def _plan_the_soonest(self) -> None:
-        """With the plan at its end: wait for the first candidate that throttled the call, if its cooldown
-        ends in time (or has ended meanwhile), or raise ``AllProvidersFailedError``.
+        """With the plan at its end: go on with what the decision had left out for its success rate, else
+        wait for the first candidate that throttled the call, if its cooldown ends in time (or has ended
+        meanwhile), or raise ``AllProvidersFailedError``.
         """
         if self._budget.attempts_left < 1:
             raise self._all_failed(f"all {self._budget.attempts} attempts are used")
         if not self._made and all(isinstance(error, BudgetExhaustedError) for error in self._errors):
             raise _joined(self._errors)
+        if self._plan_the_left_out():
+            return
         now = self._clock.monotonic()
         tried = {(made.provider, made.model_id, made.credential) for made in self._made} - self._throttled
         resting: list[tuple[float, ScoredCandidate]] = []
@@ -264,6 +275,18 @@ class Call:
         self._throttled.discard(_candidate(scored))
         self._plan.append(scored)
         self._say(f"{_label(scored)} is throttled; waiting {self._pause:.1f} s")
+
+    def _plan_the_left_out(self) -> bool:
+        """Plan, once, the available candidates that were below a success rate that nobody asked for."""
+        if self._left_out_planned or self._decision is None:
+            return False
+        self._left_out_planned = True
+        known = {scored[:3] for scored in self._decision.ranked}
+        everyone = [scored for scored in self._everyone() if scored[:3] not in known]
+        for scored in self._executor.fallback.order((self._decision.ranked[0], *everyone))[1:]:
+            if self._is_larger(scored) and self._runner.domains.refusal(_candidate(scored)) is None:
+                self._plan.append(scored)
+        return bool(self._plan)
 
     def _is_larger(self, scored: ScoredCandidate) -> bool:
         """Whether the model's window is larger than any that was too small."""

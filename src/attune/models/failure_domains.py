@@ -26,7 +26,7 @@ from attune.models.credentials import CredentialHealth
 from attune.models.state import Fact, FactKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from attune.clock import Clock
     from attune.errors import ProviderError
@@ -106,7 +106,8 @@ class FailureDomains:
     """Every breaker, cooldown and credential health of a process; what the router asks.
 
     ``limits`` are the breakers'. ``publish`` is called with each ``Fact`` that other processes should
-    know; ``learn`` takes in theirs.
+    know; ``learn`` takes in theirs. ``fingerprints`` tells the keys behind the credentials
+    ("provider#credential") apart, so that a credential that went off is tried at once with a new key.
     """
 
     def __init__(
@@ -115,10 +116,13 @@ class FailureDomains:
         *,
         clock: Clock = SYSTEM_CLOCK,
         publish: Callable[[Fact], None] | None = None,
+        fingerprints: Mapping[str, str] | None = None,
     ) -> None:
         self._limits = limits
         self._clock = clock
         self._publish = publish
+        self._fingerprints = dict(fingerprints or {})
+        self._seen: frozenset[Fact] = frozenset()
         self._breakers: dict[str, CircuitBreaker] = {}
         self._tripped: set[str] = set()
         self._rests: dict[str, _Rest] = {}
@@ -184,11 +188,13 @@ class FailureDomains:
 
     def learn(self, facts: Iterable[Fact]) -> None:
         """Take in facts of the store: a later deadline always wins, a cleared fact clears. A clearing of
-        before our own last word on the same thing is ignored, as is a fact of before our own clearing.
+        before our own last word on the same thing is ignored, as is a fact of before our own clearing, and
+        one that was taken in the last time as well.
         """
+        seen, self._seen = self._seen, frozenset(facts)
         self._learning = True
         try:
-            for fact in facts:
+            for fact in sorted(self._seen - seen, key=lambda fact: fact.at):
                 told = self._told.get((fact.kind, fact.key))
                 if told is None or fact.at > told.at or (fact.until and told.until):
                     self._learn(fact)
@@ -197,15 +203,20 @@ class FailureDomains:
 
     def _learn(self, fact: Fact) -> None:
         wall = self._clock.time()
-        until = self._clock.monotonic() + fact.until - wall
+        # Nothing holds longer than it was meant to when it was learned, wherever the clock stood then.
+        remaining = min(fact.until - wall, fact.until - fact.at)
+        until = self._clock.monotonic() + remaining
         if fact.kind is FactKind.BREAKER:
             if fact.until > wall:
                 self._breaker(fact.key).hold_open(until)
             elif fact.until == 0 and fact.key in self._breakers:
                 self._breakers[fact.key].close()
         elif fact.kind is FactKind.CREDENTIAL_OFF:
+            if fact.data != self._fingerprints.get(fact.key, fact.data):
+                return  # it was another key, since replaced
             if fact.until > wall:
-                self._credentials.setdefault(fact.key, CredentialHealth()).learn(fact.until, fact.detail)
+                health = self._credentials.setdefault(fact.key, CredentialHealth())
+                health.learn(wall + remaining, fact.detail)
             elif fact.until == 0:
                 self._credentials.pop(fact.key, None)
         elif fact.kind in {FactKind.COOLDOWN, FactKind.MODEL_OFF}:
@@ -281,7 +292,8 @@ class FailureDomains:
     def _tell(self, kind: FactKind, key: str, until: float, detail: str) -> None:
         if self._learning:
             return
-        fact = self._told[kind, key] = Fact(kind, key, until, self._clock.time(), detail)
+        print_of_key = self._fingerprints.get(key, "") if kind is FactKind.CREDENTIAL_OFF else ""
+        fact = self._told[kind, key] = Fact(kind, key, until, self._clock.time(), detail, print_of_key)
         if self._publish is not None:
             self._publish(fact)
 

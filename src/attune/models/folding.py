@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from attune.models.executor import EventKind, Terminal, TextDelta, ThinkingDelta, ToolCallDelta
-from attune.models.request import CHARS_PER_TOKEN, TextPart, ThinkingPart, ToolCallPart
+from attune.models.request import BYTES_PER_TOKEN, TextPart, ThinkingPart, ToolCallPart
 from attune.models.telemetry import TokenUsage
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Fold:
         self._texts: list[str] = []
         self._thoughts: list[str] = []
         self._signature = ""
-        self._calls: dict[int, ToolCallPart] = {}
+        self._calls: dict[int, tuple[str, str, list[str]]] = {}
         self._characters = 0
         self.usage: TokenUsage | None = None
         self.terminal: Terminal | None = None
@@ -49,10 +49,9 @@ class Fold:
                 pass
 
     def _add_call(self, delta: ToolCallDelta) -> None:
-        before = self._calls.get(delta.position, ToolCallPart("", "", ""))
-        self._calls[delta.position] = ToolCallPart(
-            before.id or delta.id, before.name or delta.name, before.arguments + delta.arguments
-        )
+        call_id, name, pieces = self._calls.get(delta.position, ("", "", []))
+        pieces.append(delta.arguments)
+        self._calls[delta.position] = (call_id or delta.id, name or delta.name, pieces)
         self._characters += len(delta.arguments) + len(delta.name)
 
     @property
@@ -68,8 +67,10 @@ class Fold:
             parts.append(ThinkingPart("".join(self._thoughts), self._signature, self._provider))
         if self._texts:
             parts.append(TextPart("".join(self._texts)))
-        return (*parts, *(call for _, call in sorted(self._calls.items())))
+        for _, (call_id, name, pieces) in sorted(self._calls.items()):
+            parts.append(ToolCallPart(call_id, name, "".join(pieces)))
+        return tuple(parts)
 
     def estimated_output_tokens(self) -> int:
         """A rough size of the answer so far: characters / 4."""
-        return -(-self._characters // CHARS_PER_TOKEN)
+        return -(-self._characters // BYTES_PER_TOKEN)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from dataclasses import dataclass, field, fields, replace
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from attune.errors import InvalidRequestError, UnknownNameError
@@ -37,8 +38,11 @@ ToolChoice: TypeAlias = Literal["auto", "none", "required"] | str
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
-CHARS_PER_TOKEN = 4
-"""Rough characters in a token, for a size estimate where no tokenizer is at hand."""
+BYTES_PER_TOKEN = 4
+"""Rough bytes in a token, for a size estimate where no tokenizer is at hand."""
+
+MAX_NAME_CHARS = 200
+"""The longest name of a workflow, stage, task ...: telemetry is kept by them."""
 
 IMAGE_TOKENS = 1600
 """Tokens assumed for one image (Anthropic's documented maximum for a 1.15-megapixel image)."""
@@ -190,21 +194,25 @@ class LLMRequest:
         return frozenset(needs)
 
     def estimated_input_tokens(self) -> int:
-        """A rough size of the prompt in tokens: characters / 4, and a flat figure per image."""
-        chars = len(self.system) + sum(len(str(t.parameters)) + len(t.description) for t in self.tools)
+        """A rough size of the prompt in tokens: bytes of UTF-8 / 4, and a flat figure per image."""
+        size = _bytes(self.system) + sum(len(str(t.parameters)) + _bytes(t.description) for t in self.tools)
         images = 0
         for message in self.messages:
             for part in message.content:
                 match part:
                     case TextPart(text) | ThinkingPart(text):
-                        chars += len(text)
+                        size += _bytes(text)
                     case ToolResultPart(_, text):
-                        chars += len(text)
+                        size += _bytes(text)
                     case ToolCallPart(_, name, arguments):
-                        chars += len(name) + len(arguments)
+                        size += len(name) + _bytes(arguments)
                     case ImagePart():
                         images += 1
-        return -(-chars // CHARS_PER_TOKEN) + images * IMAGE_TOKENS
+        return -(-size // BYTES_PER_TOKEN) + images * IMAGE_TOKENS
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
 
 
 def _has_content(message: Message) -> bool:
@@ -241,16 +249,10 @@ class ExecutionContext:
     def __post_init__(self) -> None:
         if isinstance(self.allow_providers, list | tuple | set):
             object.__setattr__(self, "allow_providers", frozenset(self.allow_providers))
-        for name in ("max_latency_ms", "deadline_s"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InvalidRequestError(f"{name} must be above 0, not {value!r}")
-        for name in ("max_cost", "budget_usd"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise InvalidRequestError(f"{name} must not be negative, not {value!r}")
-        check_success_rate(self.min_success_rate)
-        check_providers(self.allow_providers)
+        _check_call(self)
+        for name in ("deadline_s", "budget_usd"):
+            _check_number(name, getattr(self, name), above_zero=name == "deadline_s")
+        _check_name("session_id", self.session_id or "none")
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> ExecutionContext:
@@ -288,12 +290,7 @@ class RouteRequest:
     local_only: bool = False
 
     def __post_init__(self) -> None:
-        if self.max_cost is not None and not self.max_cost >= 0:
-            raise InvalidRequestError(f"max_cost must not be negative, not {self.max_cost!r}")
-        if self.max_latency_ms is not None and not self.max_latency_ms > 0:
-            raise InvalidRequestError(f"max_latency_ms must be above 0, not {self.max_latency_ms!r}")
-        check_success_rate(self.min_success_rate)
-        check_providers(self.allow_providers)
+        _check_call(self)
 
     @classmethod
     def of(cls, request: LLMRequest, context: ExecutionContext) -> RouteRequest:
@@ -338,3 +335,43 @@ def check_success_rate(rate: float | None) -> None:
     """Raise ``InvalidRequestError`` unless ``rate`` is ``None`` or within 0..1."""
     if rate is not None and not 0.0 <= rate <= 1.0:
         raise InvalidRequestError(f"min_success_rate must be between 0 and 1, not {rate!r}")
+
+
+def _check_call(call: ExecutionContext | RouteRequest) -> None:
+    """Raise ``InvalidRequestError`` for a name or a number that makes no sense."""
+    _check_name("workflow", call.workflow)
+    _check_name("stage", call.stage)
+    for name in ("task_type", "tier", "model"):
+        _check_name(name, getattr(call, name) or "none")
+    _check_number("max_cost", call.max_cost)
+    _check_number("max_latency_ms", call.max_latency_ms, above_zero=True)
+    check_success_rate(call.min_success_rate)
+    check_providers(call.allow_providers)
+
+
+def _check_name(field: str, name: str) -> None:
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_CHARS or not _storable(name):
+        raise InvalidRequestError(
+            f"{field} must be a text of 1 to {MAX_NAME_CHARS} characters, not {str(name)[:40]!r}"
+        )
+
+
+def _storable(name: str) -> bool:
+    if name.isascii():
+        return True
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_number(field: str, value: float | None, *, above_zero: bool = False) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+        raise InvalidRequestError(f"{field} must be a number, not {value!r}")
+    if above_zero and value <= 0:
+        raise InvalidRequestError(f"{field} must be above 0, not {value!r}")
+    if value < 0:
+        raise InvalidRequestError(f"{field} must not be negative, not {value!r}")

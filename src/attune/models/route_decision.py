@@ -12,11 +12,12 @@ from attune.models.telemetry import NANOS_PER_USD, DecisionRecord, DroppedCandid
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from attune.errors import NoCandidateError
     from attune.models.cells import Row
     from attune.models.registry import ModelInfo, ModelTier
     from attune.models.request import RouteRequest
 
-__all__ = ["Drop", "Option", "RouteDecision", "Scored", "TierUpgrade"]
+__all__ = ["Drop", "Option", "RouteDecision", "Scored", "TierUpgrade", "unmade_decision"]
 
 POLICY = "best/1"
 """The policy's name and version in every decision record."""
@@ -35,7 +36,17 @@ class TierUpgrade(NamedTuple):
 class Option:
     """A candidate with everything about it that does not change from call to call."""
 
-    __slots__ = ("candidate", "dearer_above", "input", "label", "model", "output", "rank", "window")
+    __slots__ = (
+        "candidate",
+        "dearer_above",
+        "input",
+        "label",
+        "longest",
+        "model",
+        "output",
+        "rank",
+        "window",
+    )
 
     def __init__(self, model: ModelInfo, credential: str) -> None:
         self.candidate = Candidate(model.provider, model.id, credential)
@@ -43,6 +54,7 @@ class Option:
         self.model = model
         self.rank = model.tier.rank
         self.window = model.context_window
+        self.longest = model.max_output_tokens
         self.input: float | None = None
         self.output = 0.0
         self.dearer_above = float("inf")
@@ -154,16 +166,6 @@ class RouteDecision:
     def record(self, *, decision_id: str, call_id: str, at: float) -> DecisionRecord:
         """This decision as the ledger keeps it."""
         request = self.request
-        features = {
-            "input_tokens": request.input_tokens,
-            "max_output_tokens": request.max_output_tokens,
-            "max_cost": request.max_cost,
-            "max_latency_ms": request.max_latency_ms,
-            "min_success_rate": request.min_success_rate,
-            "needs": ",".join(sorted(request.needs)) or None,
-            "model": request.model,
-            "tier": request.tier,
-        }
         return DecisionRecord(
             decision_id=decision_id,
             call_id=call_id,
@@ -177,7 +179,7 @@ class RouteDecision:
             reason=self.reason,
             ranked=self.ranked,
             dropped=self.dropped,
-            features=tuple((name, str(value)) for name, value in features.items() if value is not None),
+            features=_features(request),
             notes=self.notes,
         )
 
@@ -214,3 +216,46 @@ class RouteDecision:
             propensity=1.0 if place == 0 else 0.0,
             note=note,
         )
+
+
+def unmade_decision(
+    request: RouteRequest, nothing: NoCandidateError, call_id: str, at: float
+) -> DecisionRecord:
+    """The record of a call for which there was no candidate."""
+    dropped = []
+    for key, reason in nothing.drops:
+        label, _, credential = key.rpartition("#")
+        provider, _, model_id = label.partition("/")
+        dropped.append(DroppedCandidate(provider, model_id, credential, "", reason))
+    return DecisionRecord(
+        decision_id=call_id,
+        call_id=call_id,
+        at=at,
+        workflow=request.workflow,
+        stage=request.stage,
+        task_type=normalize_task(request.task_type or ""),
+        base_tier="",
+        tier="",
+        policy=POLICY,
+        reason=str(nothing),
+        ranked=(),
+        dropped=tuple(dropped),
+        features=_features(request),
+    )
+
+
+def _features(request: RouteRequest) -> tuple[tuple[str, str], ...]:
+    """What of a request the policy used."""
+    features = {
+        "input_tokens": request.input_tokens,
+        "max_output_tokens": request.max_output_tokens,
+        "max_cost": request.max_cost,
+        "max_latency_ms": request.max_latency_ms,
+        "min_success_rate": request.min_success_rate,
+        "needs": ",".join(sorted(request.needs)) or None,
+        "model": request.model,
+        "tier": request.tier,
+        "allow_providers": ",".join(sorted(request.allow_providers or ())) or None,
+        "local_only": request.local_only or None,
+    }
+    return tuple((name, str(value)) for name, value in features.items() if value is not None)

@@ -47,6 +47,9 @@ def test_status_shows_every_field_and_where_it_is_from(attune):
     assert strategy["prefer_subscription"] == {"value": False, "source": "auth.json"}
     _, out = attune("auth", "status")
     assert all(name in out for name in strategy)
+    assert next(line for line in out.splitlines() if "prefer" in line).split() == [
+        *("prefer_subscription", "no", "auth.json")
+    ]
 
 
 def test_status_names_credentials_and_never_their_values(attune, monkeypatch):
@@ -95,7 +98,10 @@ def test_status_goes_on_without_a_ledger_that_cannot_be_read(attune):
 
 def test_status_says_that_a_local_provider_needs_no_key(attune, monkeypatch):
     monkeypatch.setattr("attune.providers.local_server.missing_packages", tuple)
-    assert "local (no key needed) for smollm2-135m-instruct would pay" in attune("auth", "status")[1]
+    _, out = attune("auth", "status")
+    assert "local (no key needed) for smollm2-135m-instruct would pay" in out
+    assert "  local (no key needed) (installed packages)" in out
+    assert "found local (no key needed)" in attune("auth", "setup", "--yes")[1]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +210,9 @@ def test_setup_compares_the_costs_for_a_file_of_the_users_own(attune):
 
 @pytest.mark.parametrize("args", [("auth", "setup"), ("auth", "setup", "--json")])
 def test_setup_without_a_terminal_names_the_options(attune, args):
-    assert attune(*args) == (2, "")
+    code, out = attune(*args)
+    assert code == 2
+    assert ("error" in out) is ("--json" in args)
     assert "--plan, --mode" in attune.err
     assert saved(attune) is None
 
@@ -213,6 +221,11 @@ def test_setup_saves_nothing_when_the_file_is_no_use_or_the_thresholds_contradic
     assert attune("auth", "setup", "--yes", "--file", "gone.py")[0] == 2
     assert attune("auth", "setup", "--small-module-threshold", "5000")[0] == 2
     assert saved(attune) is None
+    assert attune("auth", "status", "--small-module-threshold", "5000")[0] == 2
+    assert attune.err == (
+        "attune: small_module_threshold is 5000 (flag) and large_module_threshold is 2000 (default); small "
+        "must not be above large\n"
+    )
 
 
 # -- reset --------------------------------------------------------------------------------------------
@@ -226,6 +239,21 @@ def test_reset_removes_the_saved_strategy_when_told_to(attune):
     assert attune.json("auth", "reset", "--yes")["removed"] is True
     assert saved(attune) is None
     assert "there is nothing saved" in attune("auth", "reset")[1]
+
+
+def test_reset_mends_what_stops_every_other_command(attune):
+    (attune.home / "auth.json").write_text('{"surprise": 1}')
+    attune.configure("[[[")
+    assert attune("auth", "status") == (3, "")
+    assert attune("auth", "reset", "--yes")[0] == 0
+    attune.configure("")
+    (attune.home / "auth.json").write_text("{")
+    for _ in range(2):
+        assert attune("auth", "status")[0] == 0
+        assert "the defaults hold until you run `attune auth setup`" in attune.err
+    assert attune("auth", "reset", "--yes")[0] == 0
+    attune("auth", "status")
+    assert attune.err == ""
 
 
 # -- recommend ----------------------------------------------------------------------------------------

@@ -84,13 +84,29 @@ def test_a_ledger_that_cannot_be_written_ends_with_3(attune, monkeypatch, name):
     assert (code, found["ledger"]["state"]) == (3, "fail")
 
 
-def test_a_corrupt_ledger_is_kept_aside_and_noted(attune, monkeypatch):
+def test_a_corrupt_ledger_ends_with_3_and_stays_where_it_is(attune, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     (attune.home / "data").mkdir()
     (attune.home / "data" / "ledger.db").write_bytes(b"no database " * 100)
     code, found = checks(attune)
-    assert (code, found["ledger"]["state"]) == (0, "note")
-    assert "it was kept as" in found["ledger"]["detail"]
+    assert (code, found["ledger"]["state"]) == (3, "fail")
+    assert "move the file aside" in found["ledger"]["detail"]
+    assert [file.name for file in (attune.home / "data").iterdir()] == ["ledger.db"]
+
+
+def test_a_home_in_which_nothing_can_be_made_ends_with_3(attune, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("ATTUNE_HOME", "/proc/nowhere")
+    code, found = checks(attune)
+    assert (code, found["ledger"]["state"]) == (3, "fail")
+    assert "nothing can be written in /proc" in found["ledger"]["detail"]
+
+
+@pytest.mark.parametrize(("path", "noted"), [("", True), ("/v1", False)])
+def test_an_openai_address_without_a_path_is_noted(attune, path, noted):
+    attune.configure(f'[providers.mine]\nkind = "openai"\nbase_url = "http://127.0.0.1:1{path}"')
+    _, found = checks(attune)
+    assert ("mine address" in found) is noted
 
 
 def test_the_notices_of_the_configuration_are_shown(attune, monkeypatch):
@@ -110,4 +126,8 @@ def test_a_clock_before_the_prices_were_made_is_wrong(attune, monkeypatch):
 def test_an_installed_embedded_model_is_ok(attune, monkeypatch):
     monkeypatch.setattr("attune.providers.local_server.missing_packages", tuple)
     code, found = checks(attune)
-    assert (code, found["embedded model"]["state"], found["local none"]["state"]) == (0, "ok", "ok")
+    assert (code, found["embedded model"]["state"], found["local (no key needed)"]["state"]) == (
+        0,
+        "ok",
+        "ok",
+    )

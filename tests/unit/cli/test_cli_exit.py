@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from types import SimpleNamespace
+
 import pytest
 
 import attune.errors as errors_module
@@ -20,6 +23,7 @@ from attune.errors import (
     NoCandidateError,
     ProviderError,
     StoreError,
+    ThrottledError,
     TransientError,
     UnknownNameError,
     WindowSpentError,
@@ -31,7 +35,8 @@ ENDS = {
     ConfigError("x"): ExitCode.CONFIGURATION,
     StoreError("x"): ExitCode.CONFIGURATION,
     CorruptFileError("a", "b", "c"): ExitCode.CONFIGURATION,
-    NoCandidateError("x"): ExitCode.NO_ANSWER,
+    NoCandidateError("x"): ExitCode.CREDENTIALS,  # nobody is enrolled
+    NoCandidateError("x", drops=[("p/m#k", "too dear")]): ExitCode.NO_ANSWER,
     CircuitOpenError("p", retry_after=1, retry_at=2): ExitCode.NO_ANSWER,
     BudgetExhaustedError("attempts", "x"): ExitCode.NO_ANSWER,
     TransientError("x"): ExitCode.NO_ANSWER,
@@ -65,10 +70,37 @@ def test_every_class_of_the_error_tree_has_a_code_of_its_own():
     made = [
         each.__new__(each)
         for each in classes
-        if each not in {AllProvidersFailedError}  # needs its attempts
+        if each not in {AllProvidersFailedError, NoCandidateError}  # they need their attempts and drops
     ]
     assert [type(error) for error in made if exit_code(error) is ExitCode.UNEXPECTED] == []
     assert issubclass(ProviderError, AttuneError)
+
+
+def test_a_call_that_failed_is_json_with_its_attempts_and_when_to_try_again(capsys):
+    @guarded
+    def command(_args: object) -> int:
+        raise AllProvidersFailedError(
+            "all failed",
+            attempts=[
+                ThrottledError("too fast", status=429, retry_after=7.0, provider="p", model="m"),
+                CircuitOpenError("q/n", retry_after=2, retry_at=1234.5),
+            ],
+            retry_at=1234.5,
+        )
+
+    assert command(SimpleNamespace(json=True)) == ExitCode.NO_ANSWER
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert (error["type"], error["message"], error["retry_at"]) == (
+        "AllProvidersFailedError",
+        "all failed",
+        1234.5,
+    )
+    throttled, refused = error["attempts"]
+    assert (throttled["error_class"], throttled["provider"], throttled["model"]) == ("throttled", "p", "m")
+    assert (throttled["status"], throttled["retry_after"]) == (429, 7.0)
+    assert (refused["type"], refused["retry_at"]) == ("CircuitOpenError", 1234.5)
+    assert command(SimpleNamespace(json=False)) == ExitCode.NO_ANSWER
+    assert capsys.readouterr().out == ""
 
 
 def test_the_help_documents_every_code(attune):

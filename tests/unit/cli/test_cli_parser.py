@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -31,6 +32,11 @@ def test_each_command_takes_json_and_a_configuration(attune, words):
     ("args", "says"),
     [
         (["rout"], "unknown command 'rout'; did you mean 'route'?"),
+        (
+            ["foo"],
+            "unknown command 'foo'; choose one of auth, breakers, demo, doctor, models, outcome, route",
+        ),
+        (["doc"], "unknown command 'doc'; did you mean 'doctor'?"),
         (["auth", "staus"], "unknown command 'staus'; did you mean 'status'?"),
         (["models", "--jsno"], "unknown option '--jsno' in `attune models`; did you mean '--json'?"),
         (["models", "--jsn=1"], "unknown option '--jsn' in `attune models`; did you mean '--json'?"),
@@ -41,12 +47,43 @@ def test_each_command_takes_json_and_a_configuration(attune, words):
         ([], "which command?; see `attune --help`"),
         (["auth"], "which command?; see `attune auth --help`"),
         (["models", "--config"], "argument --config: expected one argument"),
+        (["run", "--workflow", "", "x"], "--workflow is empty; give a name, or leave it out"),
+        (["route", "--model", " "], "--model is empty; give a name, or leave it out"),
+        (["y" * 500], f"unknown command '{'y' * 100}...'; choose one of auth"),
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_code_2(attune, args, says):
     assert attune(*args) == (2, "")
     assert says in attune.err
     assert attune.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "kind"),
+    [
+        (["models", "--json", "--jsno"], "UnknownNameError"),
+        (["run", "--json"], "InvalidRequestError"),
+        (["stats", "--days", "0", "--json"], "InvalidRequestError"),
+        (["run", "--json", "--config", "gone.toml", "x"], "ConfigError"),
+        (["run", "--json", "x"], "NoCandidateError"),
+    ],
+)
+def test_where_json_is_asked_for_an_error_is_json_too(attune, args, kind):
+    code, out = attune(*args)
+    error = json.loads(out)["error"]
+    assert code > 1
+    assert error["type"] == kind
+    assert attune.err == f"attune: {error['message']}\n"
+    assert (error["attempts"], error["retry_at"]) == ([], None)
+
+
+def test_json_after_two_dashes_is_no_option(attune):
+    assert attune("models", "--", "--json") == (2, "")
+
+
+def test_the_help_of_auth_and_run_says_what_goes_with_json(attune):
+    assert "Each of them takes --json and --config FILE." in attune("auth", "--help")[1]
+    assert "(not with --json)" in attune("run", "--help")[1]
 
 
 def test_the_configuration_can_be_named_before_and_after_the_command(attune, tmp_path):

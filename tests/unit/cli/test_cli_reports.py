@@ -86,22 +86,56 @@ def test_stats_sums_a_workflow_by_model(attune, ledger):
     ledger.append_attempt(attempt(10, workflow="other"))
     ledger.flush_sync()
     (stats,) = attune.json("stats", "review")["workflows"]
-    assert (stats["calls"], stats["success_rate"], stats["unknown_cost_calls"]) == (5, 0.8, 1)
+    assert (stats["attempts"], stats["success_rate"], stats["unknown_cost_attempts"]) == (5, 0.8, 1)
     assert stats["models"][0]["p95_latency_ms"] == pytest.approx(100, rel=0.02)
     _, out = attune("stats")
-    assert "review: 5 calls within 7 days, 80.0% succeeded, $0.014000 and 1 calls of unknown cost" in out
-    assert "other: 1 calls" in out
+    assert "review: 5 attempts within 7 days, 80.0% succeeded, $0.014000 and 1 attempt of unknown cost" in out
+    assert "other: 1 attempt within" in out
 
 
 def test_stats_narrows_to_a_stage_and_a_number_of_days(attune, ledger):
     ledger.append_attempt(attempt(1))
     ledger.append_attempt(attempt(2, stage="write", at=time.time() - 20 * 86_400))
     ledger.flush_sync()
-    assert [w["calls"] for w in attune.json("stats", "review", "--days", "30")["workflows"]] == [2]
+    assert [w["attempts"] for w in attune.json("stats", "review", "--days", "30")["workflows"]] == [2]
     narrowed = attune.json("stats", "review", "--stage", "read", "--days", "30")
-    assert [w["calls"] for w in narrowed["workflows"]] == [1]
-    assert [w["calls"] for w in attune.json("stats")["workflows"]] == [1]
-    assert "review/read: 1 calls" in attune("stats", "review", "--stage", "read")[1]
+    assert [w["attempts"] for w in narrowed["workflows"]] == [1]
+    assert [w["attempts"] for w in attune.json("stats")["workflows"]] == [1]
+    assert "review/read: 1 attempt within" in attune("stats", "review", "--stage", "read")[1]
+
+
+def test_stats_ends_with_the_totals_of_the_ledger_cancelled_attempts_included(attune, ledger):
+    ledger.append_attempt(attempt(1))
+    ledger.append_attempt(
+        attempt(
+            2, success=False, error_class="cancelled", cost_nanos=1_000_000, cost_status=CostStatus.ESTIMATED
+        )
+    )
+    ledger.append_attempt(
+        attempt(2, attempt_id="again", position=1, cost_nanos=None, cost_status=CostStatus.UNKNOWN)
+    )
+    ledger.flush_sync()
+    _, out = attune("stats", "review")
+    assert out.splitlines()[-1] == (
+        "the ledger, all workflows within 7 days: 2 calls, 3 attempts (1 failed), $0.004500 and 1 attempt of "
+        "unknown cost; estimated costs are included"
+    )
+    totals = attune.json("stats")["totals"]
+    assert (totals["calls"], totals["attempts"], totals["failed_attempts"]) == (2, 3, 1)
+    assert (totals["cost_usd"], totals["unknown_cost_attempts"]) == (pytest.approx(0.0045), 1)
+    assert "within 1 day," in attune("stats", "--days", "1")[1]
+
+
+def test_stats_with_nothing_but_a_cancelled_attempt_shows_what_it_cost(attune, ledger):
+    ledger.append_attempt(attempt(1, success=False, error_class="cancelled"))
+    ledger.flush_sync()
+    assert "1 attempt (1 failed), $0.003500;" in attune("stats")[1]
+
+
+def test_a_name_that_is_very_long_is_cut(attune, ledger):
+    ledger.append_attempt(attempt(1, workflow="w" * 500))
+    ledger.flush_sync()
+    assert attune("stats")[1].startswith("w" * 100 + "...: 1 attempt")
 
 
 def test_stats_knows_no_cost_where_none_is_known(attune, ledger):
@@ -137,7 +171,8 @@ def test_stats_refuses_what_makes_no_sense(attune, args, says):
 
 def test_stats_before_the_first_call_says_so_and_makes_nothing(attune):
     assert attune("stats") == (0, "no calls within the last 7 days\n")
-    assert attune.json("stats") == {"days": 7, "workflows": []}
+    shown = attune.json("stats")
+    assert (shown["workflows"], shown["totals"]["attempts"]) == ([], 0)
     assert not (attune.home / "data").exists()
 
 
@@ -166,13 +201,16 @@ def test_breakers_before_anything_happened_says_so(attune):
     assert attune("breakers") == (0, "everything is closed: nothing is tripped, off or cooling down\n")
 
 
-def test_a_ledger_that_is_none_is_a_clear_line(attune):
+def test_a_ledger_that_is_none_is_a_clear_line_and_stays(attune, monkeypatch):
     (attune.home / "data").mkdir()
     (attune.home / "data" / "ledger.db").write_text("this is no database, whatever its name says")
-    for command in ("breakers", "stats"):
+    monkeypatch.setenv("OPENAI_API_KEY", "canary-not-a-secret")
+    for command in ("breakers", "stats", "route"):
         assert attune(command)[0] == 3
         assert "ledger.db" in attune.err
+        assert "move the file aside" in attune.err
         assert attune.err.count("\n") == 1
+    assert [file.name for file in (attune.home / "data").iterdir()] == ["ledger.db"]
 
 
 # -- outcomes -----------------------------------------------------------------------------------------
@@ -206,6 +244,18 @@ def test_an_outcome_of_a_call_that_is_not_there_is_refused(attune, ledger):
     ledger.flush_sync()
     assert attune("outcome", "call-2", "--success")[0] == 2
     assert "unknown call 'call-2' in the ledger; did you mean 'call-1'?" in attune.err
+    assert attune("outcome", "nope", "--success")[0] == 2
+    assert "unknown call 'nope' in the ledger; `attune run` prints the id of each call" in attune.err
+    assert "call-1" not in attune.err
+
+
+def test_an_outcome_keeps_a_corrupt_ledger_aside_and_says_so(attune):
+    file = attune.home / "data" / "ledger.db"
+    file.parent.mkdir()
+    file.write_bytes(b"no database " * 100)
+    assert attune("outcome", "call-1", "--success")[0] == 2
+    assert "it was kept as" in attune.err
+    assert [kept.read_bytes()[:11] for kept in file.parent.glob("ledger.db.corrupt-*")] == [b"no database"]
 
 
 def test_an_outcome_without_a_ledger_makes_none(attune):

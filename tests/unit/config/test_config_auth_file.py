@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from attune.config import load_auth, reset_auth, save_auth
+from attune.config import load_auth, reset_auth, save_auth, saved_files
 from attune.errors import ConfigError
 from attune.models.auth_strategy import AuthStrategy, SubscriptionTier
 
@@ -54,9 +54,6 @@ def test_reset_removes_what_was_saved_once(tmp_path):
         b"{",
         b"[]",
         b"\xff\xfe",
-        b'{"default_mode": "sometimes"}',
-        b'{"surprise": 1}',
-        b'{"small_module_threshold": 9999}',
         b"[" * 50_000,
         b'{"default_mode": "' + b"x" * 70_000 + b'"}',
     ],
@@ -67,12 +64,55 @@ def test_a_corrupt_auth_json_is_kept_aside_and_reported(configured, tmp_path, co
         config = configured()
         assert config.auth == AuthStrategy()
         (notice,) = config.notices
-        assert "auth.json is unreadable" in notice
+        assert "auth.json was unreadable (" in notice
         assert "attune auth setup" in notice
         assert "\n" not in notice
         assert not (tmp_path / "auth.json").exists()
     kept = list(tmp_path.glob("auth.json.corrupt-*"))
     assert [file.read_bytes() for file in kept] == [content, content]
+
+
+def test_the_notice_of_a_corrupt_auth_json_comes_again_until_one_is_saved_or_all_is_reset(
+    configured, tmp_path
+):
+    path = tmp_path / "auth.json"
+    path.write_text("{")
+    configured()
+    (kept,) = tmp_path.glob("auth.json.corrupt-*")
+    assert f"kept as {kept}; the defaults hold until" in configured().notices[0]
+    save_auth(path, AuthStrategy())
+    assert configured().notices == ()
+    path.unlink()
+    assert saved_files(path) == [kept]
+    assert reset_auth(path) is True
+    assert configured().notices == ()
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('{"default_mode": "sometimes"}', "unknown default_mode 'sometimes'"),
+        ('{"prefer_subscripton": true}', "did you mean 'prefer_subscription'?"),
+        ('{"small_module_threshold": 9999}', "must not be above large_module_threshold"),
+        ('{"cost_optimization": "no"}', "cost_optimization must be true or false"),
+    ],
+)
+def test_a_field_that_is_wrong_is_an_error_and_the_file_stays(configured, tmp_path, content, says):
+    path = tmp_path / "auth.json"
+    path.write_text(content)
+    with pytest.raises(ConfigError) as raised:
+        configured()
+    assert says in str(raised.value)
+    assert str(path) in str(raised.value)
+    assert "attune auth reset" in str(raised.value)
+    assert [(file.name, file.read_text()) for file in tmp_path.glob("auth.json*")] == [("auth.json", content)]
+
+
+def test_a_home_below_a_file_names_that_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"file is a file, not a folder; choose another with ATTUNE_HOME"):
+        load_auth(tmp_path / "file" / "home" / "auth.json")
 
 
 def test_an_auth_json_that_cannot_be_read_or_kept_aside_is_an_error(configured, tmp_path, monkeypatch):

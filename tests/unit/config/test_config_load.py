@@ -282,6 +282,8 @@ def test_flags_beat_the_auth_table_which_beats_auth_json_which_beats_the_default
 
 
 def test_thresholds_that_contradict_each_other_are_blamed_on_where_they_are_from(mistake, configured):
-    assert "line 2, large_module_threshold: default" in mistake("[auth]\nsmall_module_threshold = 3000")
-    with pytest.raises(InvalidRequestError, match="small_module_threshold: flag"):
+    assert "line 2) and large_module_threshold is 2000 (default)" in mistake(
+        "[auth]\nsmall_module_threshold = 3000"
+    )
+    with pytest.raises(InvalidRequestError, match=r"small_module_threshold is 3000 \(flag\)"):
         configured(flags={"small_module_threshold": 3000})

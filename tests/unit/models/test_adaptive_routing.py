@@ -771,3 +771,14 @@ def test_a_record_of_a_model_that_is_gone_does_no_harm():
     program = Program()
     program.observe(an_attempt("gone/model", False, at=program.clock.time()))
     assert program.best() == "a/mid"
+
+
+def test_a_realtime_task_whose_only_model_always_failed_still_gets_a_decision():
+    program = Program(a_model("a/mid")).saw("a/mid", 0, 40, task="chat")
+    assert program.decide(task_type="chat", min_success_rate=0.0).candidate.label == "a/mid"
+
+
+def test_a_mean_answer_beyond_what_a_model_gives_does_not_drop_it():
+    program = Program(a_model("a/mid", context_window=10_000, max_output_tokens=4000))
+    program.saw("a/mid", 5, usage=TokenUsage(100, 9_950))
+    assert program.decide().candidate.label == "a/mid"

@@ -217,6 +217,7 @@ async def test_without_reported_usage_the_cost_is_estimated_from_what_came():
 
 async def test_without_prices_the_cost_is_unknown_and_the_usage_is_kept():
     rig = Rig("x", model=a_model("p/m", prices=None))
+    rig.runner._spend_cap = None
     await drain(rig.start())
     assert (rig.record.cost_nanos, rig.record.cost_status) == (None, CostStatus.UNKNOWN)
     assert (rig.record.usage, rig.record.price_version) == (TokenUsage(10, 5), "")
@@ -596,3 +597,17 @@ async def test_a_runner_of_its_own_needs_nothing_but_a_provider_and_releases_it(
     assert attempt.record.success
     await runner.aclose()
     assert provider.closed
+
+
+# -- usage that cannot be ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "usage", [TokenUsage(10, 2_000_000_000), TokenUsage(10**20, 5), TokenUsage(-5, 5), TokenUsage(10, -1)]
+)
+async def test_a_usage_that_cannot_be_is_not_believed(usage):
+    rig = Rig(Reply("four score", usage=usage))
+    await drain(rig.start())
+    assert rig.record.cost_status == CostStatus.ESTIMATED
+    assert rig.record.usage is not None
+    assert 0 < rig.record.usage.output_tokens < 10

@@ -444,3 +444,37 @@ def test_without_a_clock_it_runs_on_the_machines_own():
     domains = FailureDomains(BreakerLimits(1, 3600))
     take(domains).failure(TransientError("503"))
     assert domains.snapshot()[1].state is CircuitState.OPEN
+
+
+# -- clocks and keys that change -----------------------------------------------------------------------
+
+
+def test_what_was_learned_under_a_clock_that_ran_ahead_holds_no_longer_than_it_was_meant_to(domains, clock):
+    ahead = clock.time() + 30 * 86_400
+    fact = Fact(FactKind.BREAKER, "p", ahead + 60, ahead, "5 failures in a row")
+    domains.learn([fact])
+    assert not domains.quiet
+    clock.advance(30)
+    domains.learn([fact])  # read again: no reason to wait anew
+    clock.advance(31)
+    assert domains.refusal(THIS) is None
+
+
+def test_a_credential_learned_to_be_off_under_a_clock_that_ran_ahead_comes_back(domains, clock):
+    ahead = clock.time() + 30 * 86_400
+    domains.learn([Fact(FactKind.CREDENTIAL_OFF, "p#api_key", ahead + 300, ahead, "refused")])
+    assert domains.refusal(THIS) is not None
+    clock.advance(301)
+    assert domains.refusal(THIS) is None
+
+
+def test_a_credential_that_went_off_is_tried_at_once_with_a_new_key(clock):
+    facts: list[Fact] = []
+    before = FailureDomains(clock=clock, publish=facts.append, fingerprints={"p#api_key": "old"})
+    take(before).failure(CredentialError("401"))
+    after = FailureDomains(clock=clock, fingerprints={"p#api_key": "new"})
+    after.learn(facts)
+    assert after.refusal(THIS) is None
+    same = FailureDomains(clock=clock, fingerprints={"p#api_key": "old"})
+    same.learn(facts)
+    assert same.refusal(THIS) is not None

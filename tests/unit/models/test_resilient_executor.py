@@ -13,6 +13,7 @@ from attune.errors import (
     ErrorClass,
     ModelUnavailableError,
     MoneyGoneError,
+    NoCandidateError,
     ProviderError,
     RefusalError,
     StreamBrokenError,
@@ -32,6 +33,7 @@ from attune.models.resilient_executor import ResilientExecutor
 from attune.models.retry import RetryPolicy
 from attune.testing import FakeProvider, Reply
 from support.pipeline import ASK, COST, STREAM, Fleet, a_model, the_candidate
+from support.routing import an_attempt
 
 CHEAP, CAPABLE, PREMIUM = ModelTier
 DOWN = TransientError("overloaded", status=503)
@@ -439,3 +441,37 @@ async def test_no_wait_for_a_window_that_is_too_small():
         await fleet.executor.run(ASK)
     assert fleet.seen == ["a/m", "b/m"]
     assert fleet.clock.monotonic() == before
+
+
+async def test_a_candidate_below_a_floor_that_nobody_asked_for_is_tried_when_the_others_fail():
+    fleet = Fleet("a/m", "b/m", retry=NO_REPEAT)
+    seen = {"at": fleet.clock.time(), "workflow": "default", "stage": "default"}
+    for number in range(40):
+        fleet.router.observe(an_attempt("b/m", number % 10 < 7, **seen))
+        fleet.router.observe(an_attempt("a/m", **seen))
+    fleet["a"].default = TransientError("overloaded")
+    fleet["b"].default = "b answers"
+    assert (await fleet.executor.run(ASK)).text == "b answers"
+    with pytest.raises(AllProvidersFailedError):
+        await fleet.executor.run(ASK, ExecutionContext(min_success_rate=0.8))
+
+
+async def test_a_prompt_too_long_goes_to_any_model_with_a_larger_window():
+    fleet = Fleet(
+        a_model("a/small", ModelTier.CHEAP, window=10_000),
+        a_model("a/big", ModelTier.PREMIUM, window=90_000),
+        scripts={"a": [ContextTooLongError("too long"), "it fits"]},
+    )
+    assert (await fleet.executor.run(ASK, ExecutionContext(tier="cheap"))).text == "it fits"
+    assert fleet.seen == ["a/small", "a/big"]
+
+
+async def test_a_call_for_which_nothing_fits_leaves_its_decision_and_why():
+    fleet = Fleet("a/m")
+    with pytest.raises(NoCandidateError):
+        await fleet.executor.run(ASK, ExecutionContext(workflow="w", max_latency_ms=1, max_cost=0))
+    (decision,) = fleet.decisions
+    assert (decision.workflow, decision.ranked) == ("w", ())
+    assert [(each.provider, each.model_id) for each in decision.dropped] == [("a", "m")]
+    assert "above $0" in decision.dropped[0].reason
+    assert "no candidate fits" in decision.reason

@@ -192,4 +192,4 @@ async def test_what_fits_nothing_at_all_is_told_with_the_nearest():
     assert caught.value.nearest == "a/m"
     with pytest.raises(UnknownNameError):
         await fleet.executor.run(ASK, ExecutionContext(model="nobody"))
-    assert fleet.decisions == []
+    assert fleet.decisions[0].ranked == ()

@@ -169,10 +169,11 @@ async def test_at_the_cap_a_call_that_had_attempts_still_carries_them(store, clo
     assert fleet.asked == 1
 
 
-async def test_a_model_without_prices_reserves_nothing(store, clock):
-    fleet = capped(store, clock, 0.0, a_model("a/m", prices=None))
-    assert (await fleet.executor.run(ASK)).cost_nanos is None
-    assert used(store, "day", clock) == 0
+async def test_a_model_without_prices_cannot_be_held_to_a_cap(store, clock):
+    fleet = capped(store, clock, 100.0, a_model("a/m", prices=None))
+    with pytest.raises(BudgetExhaustedError, match=r"price of a/m is unknown.*give it prices"):
+        await fleet.executor.run(ASK)
+    assert fleet.asked == 0
 
 
 async def test_a_store_that_fails_takes_no_permit(store, clock):

@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,9 @@ import pytest
 from attune.errors import StoreError
 from attune.models.state import Fact, FactKind, LedgerTotals
 from attune.models.telemetry import Outcome
+from attune.stores import _soundness
 from attune.stores._schema import open_writer
+from attune.stores._soundness import SMALL_BYTES
 from attune.stores.sqlite import RETENTION_DAYS, SqliteReader, SqliteStore
 from unit.stores.ledger_records import NOW, attempt
 
@@ -72,6 +75,156 @@ def test_a_truncated_ledger_is_kept_aside(tmp_path: Path) -> None:
     path.write_bytes(whole[: len(whole) // 2])
     with contextlib.closing(SqliteStore.open(path)) as store:
         assert len(store.notices) == 1
+
+
+def filled(path: Path, attempts: int = 3000) -> None:
+    """A ledger with many pages in every table that start-up reads."""
+    with contextlib.closing(SqliteStore.open(path)) as store:
+        for number in range(attempts):
+            store.append_attempt(attempt(f"c{number}", stage=f"s{number % 500}"))
+        for number in range(500):
+            store.put_fact(Fact(FactKind.BREAKER, f"provider-{number}", NOW + 9, NOW, "x" * 100))
+
+
+def damage(path: Path, first: int, last: int) -> bytes:
+    """Overwrite pages (counted from 1); returns what the file then holds."""
+    page = 8192
+    content = bytearray(path.read_bytes())
+    content[(first - 1) * page : last * page] = b"\xab" * ((last - first + 1) * page)
+    path.write_bytes(content)
+    return bytes(content)
+
+
+def pages(path: Path, table: str) -> list[int]:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        (root,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
+        count = path.stat().st_size // 8192
+        return [int(root), count]
+
+
+@pytest.mark.parametrize("table", ["cells", "attempts", "attempts_by_call", "rollups", "totals", "facts"])
+@pytest.mark.parametrize("small", [True, False])
+def test_a_ledger_with_a_damaged_table_is_kept_aside_when_it_is_opened_for_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, small: bool
+) -> None:
+    monkeypatch.setattr("attune.stores._soundness.SMALL_BYTES", 10**9 if small else 0)
+    path = tmp_path / "ledger.db"
+    filled(path)
+    content = damage(path, *[pages(path, table)[0]] * 2)
+    store = SqliteStore.open(path, clock=lambda: NOW)
+    store.append_attempt(attempt("new"))
+    store.close()
+    (notice,) = store.notices
+    assert "malformed" in notice
+    assert "\n" not in notice
+    assert (tmp_path / "ledger.db.corrupt-20270115T080000Z").read_bytes() == content
+    assert [each.call_id for each in SqliteStore.open_readonly(path).recent_attempts(9)] == ["new"]
+
+
+def test_a_page_that_no_table_can_be_read_without_is_found_in_a_small_ledger(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    filled(path, attempts=200)
+    assert path.stat().st_size < SMALL_BYTES
+    damage(path, *[pages(path, "attempts")[1] - 1] * 2)
+    with contextlib.closing(SqliteStore.open(path)) as store:
+        assert len(store.notices) == 1
+
+
+def test_damage_that_is_only_met_later_is_kept_aside_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("attune.stores._soundness.SMALL_BYTES", 0)
+    monkeypatch.setattr("attune.stores._soundness.PROBED_ROWS", 1)
+    path = tmp_path / "ledger.db"
+    filled(path)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        asked = "SELECT pageno FROM dbstat WHERE name = 'rollups' AND pagetype = 'leaf' ORDER BY path"
+        try:
+            leaves = [int(row[0]) for row in connection.execute(asked)]
+        except sqlite3.OperationalError:
+            pytest.skip("this SQLite cannot tell where its pages are")
+    middle = leaves[len(leaves) // 2]
+    damage(path, middle, middle)
+    store = SqliteStore.open(path)
+    assert store.notices == ()
+    with pytest.raises(StoreError, match=r"malformed; .*next start keeps the file aside"):
+        list(store.rollups(0))
+    store.close()
+    with contextlib.closing(SqliteStore.open(path)) as store:
+        assert len(store.notices) == 1
+        assert list(store.rollups(0)) == []
+    with contextlib.closing(SqliteStore.open(path)) as store:
+        assert store.notices == ()
+
+
+def test_a_false_alarm_costs_one_look_and_moves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attune.stores._soundness.SMALL_BYTES", 0)
+    path = tmp_path / "ledger.db"
+    filled(path, attempts=9)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        _soundness.suspect(connection)
+        assert not _soundness.is_unsuspected(connection)
+    with contextlib.closing(SqliteStore.open(path)) as store:
+        assert store.notices == ()
+        assert store.totals().calls == 9
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert _soundness.is_unsuspected(connection)
+
+
+def test_a_damaged_ledger_that_another_process_has_open_is_not_moved(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    filled(path)
+    damage(path, *[pages(path, "rollups")[0]] * 2)
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        assert other.execute("PRAGMA user_version").fetchone() == (1,)
+        with pytest.raises(StoreError, match="another process has it open; stop every attune process") as raised:
+            SqliteStore.open(path)
+        assert "\n" not in str(raised.value)
+        assert list(tmp_path.glob("*.corrupt-*")) == []
+    with contextlib.closing(SqliteStore.open(path)) as store:
+        assert len(store.notices) == 1
+
+
+def test_a_file_that_another_process_has_replaced_meanwhile_is_not_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ledger.db"
+    filled(path)
+    damage(path, *[pages(path, "rollups")[0]] * 2)
+    checked = _soundness.check
+
+    def replaced(connection: sqlite3.Connection, size: int) -> None:
+        monkeypatch.setattr("attune.stores._schema.check", checked)
+        try:
+            checked(connection, size)
+        finally:
+            path.rename(tmp_path / "kept by the other")
+            filled(path, attempts=9)
+
+    monkeypatch.setattr("attune.stores._schema.check", replaced)
+    with contextlib.closing(SqliteStore.open(path)) as store:
+        assert store.notices == ()
+        assert store.totals().calls == 9
+    assert list(tmp_path.glob("*.corrupt-*")) == []
+
+
+OPEN_AND_CLOSE = "import sys; from attune.stores.sqlite import SqliteStore; SqliteStore.open(sys.argv[1]).close()"
+
+
+def test_a_second_store_of_one_process_leaves_the_lock_of_the_first_alone(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    with contextlib.closing(SqliteStore.open(path)) as store:
+        store.append_attempt(attempt("before"))
+        store.flush_sync(10)
+        SqliteStore.open(path).close()
+        # Whoever sees no lock believes to be the last, and removes the WAL that we write to.
+        subprocess.run([sys.executable, "-c", OPEN_AND_CLOSE, str(path)], check=True, timeout=60)
+        store.append_attempt(attempt("after"))
+        store.flush_sync(10)
+        seen = SqliteStore.open_readonly(path).recent_attempts(9)
+        assert [each.call_id for each in seen] == ["after", "before"]
 
 
 def test_two_corrupt_files_of_one_second_are_both_kept(tmp_path: Path) -> None:
@@ -220,6 +373,37 @@ def test_opening_deletes_what_is_older_than_the_retention_in_the_background(tmp_
     assert [each.call_id for each in store.recent_attempts(9)] == ["new"]
     assert store.totals().calls == 3501
     store.close()
+
+
+def test_a_store_that_stays_open_deletes_again_a_day_later(tmp_path: Path) -> None:
+    now = NOW
+    store = SqliteStore.open(tmp_path / "ledger.db", retention_days=1, clock=lambda: now)
+    store.append_attempt(attempt("old"))
+    for _ in range(3):
+        store.flush_sync(10)
+    now = NOW + 86_399  # the last look was less than a day ago
+    store.append_attempt(attempt("new", at=now))
+    store.flush_sync(10)
+    assert len(store.recent_attempts(9)) == 2
+    now = NOW + 86_401
+    for _ in range(3):
+        store.flush_sync(10)
+    assert [each.call_id for each in store.recent_attempts(9)] == ["new"]
+    store.close()
+
+
+def test_a_store_without_work_deletes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attune.stores._writer._IDLE_SECONDS", 0.01)
+    now = NOW
+    with contextlib.closing(
+        SqliteStore.open(tmp_path / "ledger.db", retention_days=1, clock=lambda: now)
+    ) as store:
+        store.append_attempt(attempt("old"))
+        store.flush_sync(10)
+        now = NOW + 2 * 86_400
+        began = monotonic()
+        while store.recent_attempts(1):
+            assert monotonic() - began < 10
 
 
 def test_a_shorter_retention_deletes_what_the_usual_one_keeps(tmp_path: Path) -> None:

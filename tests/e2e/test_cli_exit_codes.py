@@ -124,6 +124,7 @@ def test_code_5_for_a_model_whose_provider_has_no_key_with_the_variable_to_set(p
         'tier = "cheap"\ncontext_window = 10\n'
     )
     assert "add [providers.ollama] to the configuration" in program("route", "--model", "x").err
+    assert program("route", "--model", "mine/m").code == 0
 
 
 def test_looking_at_a_corrupt_ledger_leaves_it_and_running_keeps_it_aside(program: Program) -> None:

@@ -97,7 +97,7 @@ def saved_files(path: Path) -> list[Path]:
 
 
 def _kept(path: Path) -> list[Path]:
-    return sorted(path.parent.glob(f"{path.name}.corrupt-*"), key=lambda file: file.stat().st_mtime)
+    return sorted(path.parent.glob(f"{path.name}.corrupt-*"))  # a name holds its time
 
 
 def _kept_notices(path: Path, reason: str = "") -> tuple[str, ...]:

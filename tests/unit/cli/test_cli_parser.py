@@ -77,6 +77,20 @@ def test_where_json_is_asked_for_an_error_is_json_too(attune, args, kind):
     assert (error["attempts"], error["retry_at"]) == ([], None)
 
 
+def test_a_local_model_that_is_not_installed_ends_with_5_and_the_way_to_it(attune, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "canary-not-a-secret")
+    assert attune("route", "--model", "smollm2-135m-instruct") == (5, "")
+    assert "install the embedded model (`attune doctor` says how)" in attune.err
+
+
+def test_route_points_out_a_task_that_it_does_not_know_and_hides_no_name_in_a_pipe(attune, monkeypatch):
+    monkeypatch.setattr("attune.providers.local_server.missing_packages", tuple)
+    code, out = attune("route", "--task", "fixbug")
+    assert code == 0
+    assert "note: unknown task 'fixbug': treated as capable" in out.splitlines()
+    assert "1  local/smollm2-135m-instruct (no key needed)  cheap  score " in out
+
+
 def test_json_after_two_dashes_is_no_option(attune):
     assert attune("models", "--", "--json") == (2, "")
 

@@ -98,9 +98,9 @@ class _Step:
         self.left.set()
         # As asyncio.timeout does: what we cancelled is no cancellation for the caller, unless
         # somebody else has cancelled the task too.
-        if self._interrupted and self._task.uncancel() <= self._cancelled_before:
-            if isinstance(error, asyncio.CancelledError):
-                raise InvalidRequestError("attune was closed while this call was under way") from None
+        ours = self._interrupted and self._task.uncancel() <= self._cancelled_before
+        if ours and isinstance(error, asyncio.CancelledError):
+            raise InvalidRequestError("attune was closed while this call was under way") from None
 
 
 class TrackedStream(CallStream):

@@ -229,9 +229,13 @@ class TransientError(ProviderError):
 
 
 class ConnectionFailedError(TransientError):
-    """The host could not be reached (DNS, refused, TLS, connect time-out, reset before headers)."""
+    """The host could not be reached (DNS, refused, TLS, connect time-out, reset before headers).
+
+    ``sent`` says that the whole request had left before that: it may have been served, and billed.
+    """
 
     error_class = ErrorClass.CONNECTION
+    sent = False
 
 
 class StreamBrokenError(TransientError):

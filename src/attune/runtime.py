@@ -11,17 +11,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-import signal
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from attune.background import BackgroundLoop, wait_for
+from attune.calls_under_way import CallsUnderWay, TrackedStream
 from attune.clock import SYSTEM_CLOCK
 from attune.errors import InvalidRequestError, StoreError, UnknownNameError
 from attune.models.adaptive_routing import AdaptiveModelRouter
 from attune.models.attempt import AttemptRunner
 from attune.models.budget import CallLimits
+from attune.models.call import Call
 from attune.models.failure_domains import BreakerLimits, FailureDomains
 from attune.models.fallback import FallbackPolicy
 from attune.models.request import ExecutionContext, LLMRequest, RouteRequest
@@ -31,11 +34,12 @@ from attune.models.spending import SpendCap
 from attune.models.telemetry import Outcome
 from attune.providers.catalogue import build_provider
 from attune.providers.secret import resolve_secret
+from attune.shutdown import close_on_signals
 from attune.stores.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from types import FrameType, TracebackType
+    from types import TracebackType
 
     from attune.clock import Clock
     from attune.config import Config
@@ -46,16 +50,24 @@ if TYPE_CHECKING:
 
 __all__ = ["Runtime", "build", "open"]
 
+_log = logging.getLogger("attune.runtime")
+
 SYNC_SECONDS = 1.0
 """How often a running process reads what others found out about breakers and credentials."""
+
+SETTLE_SECONDS = 5.0
+"""How long closing waits for what is under way in another thread, which may be stuck."""
+
+T = TypeVar("T")
 
 
 class Runtime:
     """A configuration brought to life: router, executors, ledger.
 
     Async at the core: ``async with attune.open() as ai: await ai.run(...)``. For scripts,
-    ``with attune.open() as ai: ai.ask(...)``. ``notices`` are lines that a surface should show.
-    ``on_step`` may be set to a function that gets a line for people whenever an attempt fails.
+    ``with attune.open() as ai: ai.ask(...)``, from any number of threads. ``notices`` are lines that
+    a surface should show. ``on_step`` may be set to a function that gets a line for people whenever
+    an attempt fails.
     """
 
     def __init__(
@@ -107,8 +119,11 @@ class Runtime:
             on_step=on_step,
         )
         self._sync: asyncio.Task[None] | None = None
-        self._loop: asyncio.Runner | None = None
-        self._closed = False
+        self._calls = CallsUnderWay()
+        self._entered: asyncio.AbstractEventLoop | None = None
+        self._background: BackgroundLoop | None = None
+        self._starting = threading.Lock()
+        self._closed = threading.Event()
 
     # -- answering -------------------------------------------------------------------------------
 
@@ -121,20 +136,32 @@ class Runtime:
         ``await ai.run("...", task_type="summarize", max_cost=0.01)``. Raises as
         ``ResilientExecutor.run`` does.
         """
-        return await self.executor.run(_request(prompt), _context(context, fields))
+        request, context = _request(prompt), _context(context, fields)
+        with self._calls.step():
+            return await self.executor.run(request, context)
 
     def stream(
         self, prompt: str | LLMRequest, context: ExecutionContext | None = None, **fields: Any
     ) -> CallStream:
         """Answer as events: ``async with ai.stream("...") as events: async for event in events``."""
-        return self.executor.stream(_request(prompt), _context(context, fields))
+        request = _request(prompt).streaming()
+        return TrackedStream(Call(self.executor, request, _context(context, fields)), self._calls)
 
     def ask(
         self, prompt: str | LLMRequest, context: ExecutionContext | None = None, **fields: Any
     ) -> LLMResponse:
-        """``run`` for scripts: waits for the answer. Not to be called from inside an event loop."""
-        self._learn(self.store.facts())
-        return self._blocking().run(self.run(prompt, context, **fields))
+        """``run`` for scripts: waits for the answer. Threads may ask at the same time.
+
+        Not to be called from inside an event loop.
+        """
+        _refuse_in_a_loop()
+        return wait_for(self._ask(prompt, context, fields), self._owner() or self._start_background())
+
+    async def _ask(
+        self, prompt: str | LLMRequest, context: ExecutionContext | None, fields: Mapping[str, Any]
+    ) -> LLMResponse:
+        self._learn(await asyncio.to_thread(self.store.facts))
+        return await self.run(prompt, context, **fields)
 
     def decide(
         self, prompt: str | LLMRequest | None, context: ExecutionContext | None = None, **fields: Any
@@ -145,7 +172,8 @@ class Runtime:
         route = RouteRequest.of(request, context)
         if prompt is None:
             route = route.of_unknown_size()
-        return self.executor.decide(route, required_success=context.min_success_rate is not None)
+        required = context.min_success_rate is not None
+        return self._owned(lambda: self.executor.decide(route, required_success=required))
 
     def record_outcome(self, call_id: str, *, success: bool, score: float | None = None) -> LLMCallRecord:
         """Say later whether the answer of a call was good; the last word counts.
@@ -159,12 +187,14 @@ class Runtime:
         if target is None:
             recent = [record.call_id for record in self.store.recent_attempts(100)]
             raise UnknownNameError("call", call_id, recent)
-        self.router.correct(target.record, previous=target.previous, success=success)
+        self._owned(lambda: self.router.correct(target.record, previous=target.previous, success=success))
         return target.record
 
     # -- life ------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Runtime:
+        self._entered = asyncio.get_running_loop()
+        self._calls.enter(self._entered)
         self._sync = asyncio.create_task(self._follow_the_others())
         return self
 
@@ -174,7 +204,7 @@ class Runtime:
         await self.aclose()
 
     def __enter__(self) -> Runtime:
-        self._blocking()
+        _refuse_in_a_loop()
         return self
 
     def __exit__(
@@ -183,31 +213,82 @@ class Runtime:
         self.close()
 
     async def aclose(self) -> None:
-        """Release connections and processes, and write what is queued; idempotent."""
-        if self._closed:
+        """Cancel the calls under way, release connections and processes, and write what is queued.
+
+        A call that was under way is recorded as cancelled and raises ``InvalidRequestError``, as does
+        everything asked later. Returns when all is done, also when another task or thread is doing it.
+        """
+        if not self._calls.refuse():
+            await asyncio.to_thread(self._closed.wait)
             return
-        self._closed = True
-        if self._sync is not None:
-            self._sync.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._sync
+        here = asyncio.get_running_loop()
         try:
-            await self.executor.runner.aclose()
+            for loop in self._calls.loops:
+                if loop is not here and loop.is_running():
+                    await self._end_in(loop)
+            await self._end()
         finally:
-            await asyncio.to_thread(self.store.close)
+            await asyncio.to_thread(self._finish)
 
     def close(self) -> None:
         """``aclose`` for scripts."""
-        with self._blocking() as loop:
-            loop.run(self.aclose())
+        _refuse_in_a_loop()
+        asyncio.run(self.aclose())
 
-    def _blocking(self) -> asyncio.Runner:
-        if self._loop is None:
-            with suppress(RuntimeError):
-                asyncio.get_running_loop()
-                raise InvalidRequestError("inside an event loop use `await ai.run(...)`, not `ai.ask(...)`")
-            self._loop = asyncio.Runner()
-        return self._loop
+    async def _end_in(self, loop: asyncio.AbstractEventLoop) -> None:
+        ended = asyncio.run_coroutine_threadsafe(self._end(), loop)
+        try:
+            await asyncio.wait_for(asyncio.wrap_future(ended), SETTLE_SECONDS)
+        except TimeoutError:
+            _log.warning("calls under way in another thread did not end in time; they are not recorded")
+
+    async def _end(self) -> None:
+        """End what belongs to the running loop."""
+        if self._sync is not None and self._sync.get_loop() is asyncio.get_running_loop():
+            self._sync.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._sync
+        await self._calls.end()
+        await self.executor.runner.aclose()
+
+    def _finish(self) -> None:
+        try:
+            if self._background is not None:
+                self._background.stop()
+            self.store.close()
+        finally:
+            self._closed.set()
+
+    # -- the loop that owns the router -----------------------------------------------------------
+
+    def _owner(self) -> asyncio.AbstractEventLoop | None:
+        """The running loop that calls from other threads join: one alone may use the router."""
+        if self._entered is not None and self._entered.is_running():
+            return self._entered
+        return None if self._background is None else self._background.loop
+
+    def _start_background(self) -> asyncio.AbstractEventLoop:
+        with self._starting:
+            if self._background is None:
+                background = BackgroundLoop()
+                try:
+                    self._calls.enter(background.loop)
+                except InvalidRequestError:
+                    background.stop()
+                    raise
+                self._background = background
+            return self._background.loop
+
+    def _owned(self, work: Callable[[], T]) -> T:
+        """Do something with the router: in the loop that owns it, unless this thread runs one."""
+
+        async def run() -> T:
+            return work()
+
+        owner = self._owner()
+        if owner is None or not owner.is_running() or _in_a_loop():
+            return work()
+        return wait_for(run(), owner)
 
     # -- wiring ----------------------------------------------------------------------------------
 
@@ -252,7 +333,12 @@ def build(
         for each in config.providers
         for credential in each.credentials
     ]
-    store = SqliteStore.open(config.paths.ledger_file, durability=config.ledger.durability, clock=clock.time)
+    store = SqliteStore.open(
+        config.paths.ledger_file,
+        durability=config.ledger.durability,
+        retention_days=config.ledger.retention_days,
+        clock=clock.time,
+    )
     return Runtime(config, providers, store, clock=clock, fallback=fallback, on_step=on_step)
 
 
@@ -267,29 +353,30 @@ def open(  # noqa: A001
     ``fallback`` says which candidates come after one that failed, ``on_step`` gets a line for people
     whenever an attempt fails.
 
-    In the main thread of a program without a handler of its own, SIGTERM now writes the ledger
-    before it ends the program.
+    In a program that does not handle SIGTERM or SIGHUP itself, and opens attune in its main thread,
+    they now first close what was opened, so that no call is lost to the ledger; then they end the
+    program as before. A second signal ends it at once.
     """
     from attune.config import load
 
     runtime = build(load(path), fallback=fallback, on_step=on_step)
-    _flush_on_sigterm(runtime.store)
+    close_on_signals(runtime)
     return runtime
 
 
-def _flush_on_sigterm(store: SqliteStore) -> None:
-    if threading.current_thread() is not threading.main_thread():
-        return
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        return
+def _in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
-    def flush(_number: int, _frame: FrameType | None) -> None:
-        with suppress(StoreError):
-            store.flush_sync(5.0)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.raise_signal(signal.SIGTERM)
 
-    signal.signal(signal.SIGTERM, flush)
+def _refuse_in_a_loop() -> None:
+    if _in_a_loop():
+        raise InvalidRequestError(
+            "inside an event loop use `async with` and `await ai.run(...)`, not `with` and `ai.ask(...)`"
+        )
 
 
 def _request(prompt: str | LLMRequest) -> LLMRequest:

@@ -519,11 +519,15 @@ async def test_many_calls_at_once_do_not_wait_for_each_other(
         await stream.aclose()
 
 
-async def test_a_closed_provider_opens_again(provider: Provider) -> None:
+async def test_a_closed_provider_opens_no_connection_any_more(
+    provider: Provider, upstream: FakeUpstream
+) -> None:
     await ask(provider)
     await provider.aclose()
     await provider.aclose()
-    assert text(await ask(provider))
+    with pytest.raises(InvalidRequestError, match="connections of this provider were closed"):
+        await ask(provider)
+    assert len(upstream.received) == 1
 
 
 def test_one_provider_serves_one_event_loop_after_another(kind: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from attune.models.adaptive_routing import AdaptiveModelRouter
 from attune.models.candidate import Refusal
-from attune.models.performance import BUCKET_SECONDS, LatencySketch, counts, push_recent
+from attune.models.performance import BUCKET_SECONDS, RECENT, LatencySketch, counts, join_recent
 from attune.models.prices import PriceSchedule
 from attune.models.registry import ModelInfo, ModelRegistry, ModelTier
 from attune.models.state import RollupRow
@@ -103,7 +103,8 @@ def _sums(group: list[LLMCallRecord]) -> tuple[object, ...]:
     for record in won:
         sketch.add(record.latency_ms)
     for record in group:
-        recent, recent_count = push_recent(recent, recent_count, not record.success)
+        recent = join_recent(recent, int(not record.success), 1)
+        recent_count = min(recent_count + 1, RECENT)
     costs = [record.cost_nanos for record in group if record.cost_nanos is not None]
     usages = [record.usage for record in group if record.usage is not None]
     return (

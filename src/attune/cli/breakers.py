@@ -26,13 +26,15 @@ _STATES = {
     FactKind.MODEL_OFF: "model off",
     FactKind.QUOTA: "quota window",
 }
+_HALF_OPEN = "half-open (a probe is allowed)"
 
 
 def configure(parser: CommandParser) -> None:
     """Add the options of ``attune breakers``."""
     parser.description = (
         "Shows what all attune processes of this user know of right now: open circuits, cooldowns,\n"
-        "credentials and models that are off, and what was closed again within the last hour."
+        "half-open ones whose probe nobody has made yet, credentials and models that are off, and what was\n"
+        "closed again within the last hour."
     )
     parser.epilog = "example:\n  attune breakers --json"
     add_shared_options(parser)
@@ -68,10 +70,11 @@ def cmd_breakers(args: argparse.Namespace) -> int:
 
 def _row(fact: Fact, now: float) -> dict[str, Any]:
     holds = fact.until > now
+    past = _HALF_OPEN if fact.kind is FactKind.BREAKER and fact.until else "closed"
     return {
         "domain": fact.key,
         "kind": fact.kind.value,
-        "state": _STATES[fact.kind] if holds else "closed",
+        "state": _STATES[fact.kind] if holds else past,
         "until": fact.until if holds else None,
         "seconds_left": fact.until - now if holds else 0.0,
         "since": fact.at,

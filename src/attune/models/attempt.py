@@ -16,6 +16,7 @@ from attune.clock import SYSTEM_CLOCK
 from attune.errors import (
     BudgetExhaustedError,
     CircuitOpenError,
+    ConnectionFailedError,
     ContextTooLongError,
     CredentialError,
     ErrorClass,
@@ -366,7 +367,9 @@ def _credible(usage: TokenUsage, model: ModelInfo) -> bool:
 
 
 def _not_billed(error: ProviderError) -> bool:
-    return error.status is not None or error.error_class is ErrorClass.CONNECTION
+    if isinstance(error, ConnectionFailedError):
+        return not error.sent
+    return error.status is not None
 
 
 def refused(refusal: Refusal, candidate: Candidate, clock: Clock) -> AttuneError:

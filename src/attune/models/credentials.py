@@ -7,21 +7,10 @@ may have mended it elsewhere.
 
 from __future__ import annotations
 
-from enum import StrEnum
-
-__all__ = ["FIRST_PROBE_S", "LAST_PROBE_S", "CredentialHealth", "CredentialKind"]
+__all__ = ["FIRST_PROBE_S", "LAST_PROBE_S", "CredentialHealth"]
 
 FIRST_PROBE_S = 300.0
 LAST_PROBE_S = 3600.0
-
-
-class CredentialKind(StrEnum):
-    """What kind of thing pays: ``credits`` are prepaid, ``none`` is for local models."""
-
-    API_KEY = "api_key"
-    SUBSCRIPTION = "subscription"
-    CREDITS = "credits"
-    NONE = "none"
 
 
 class CredentialHealth:

@@ -161,13 +161,6 @@ class FailureDomains:
         """Every breaker that was ever used, by name."""
         return tuple(self._breakers[name].snapshot() for name in sorted(self._breakers))
 
-    def resting(self) -> tuple[tuple[str, str, float], ...]:
-        """What is cooling down or off: (name, reason, seconds left)."""
-        now, wall = self._clock.monotonic(), self._clock.time()
-        rests = [(key, rest.reason, rest.until - now) for key, rest in self._rests.items()]
-        health = [(key, each.reason, each.until - wall) for key, each in self._credentials.items()]
-        return tuple(sorted(entry for entry in (*rests, *health) if entry[2] > 0))
-
     # -- taking ----------------------------------------------------------------------------------
 
     def acquire(

@@ -58,11 +58,6 @@ def counts(record: LLMCallRecord) -> bool:
     return record.success or record.error_class not in _SAYS_NOTHING_OF_THE_MODEL
 
 
-def push_recent(bits: int, count: int, failed: bool) -> tuple[int, int]:
-    """Add a result to the last ``RECENT`` results; the newest is the lowest bit, 1 a failure."""
-    return ((bits << 1) | failed) & _RECENT_MASK, min(count + 1, RECENT)
-
-
 def join_recent(older: int, newer: int, newer_count: int) -> int:
     """The last ``RECENT`` results of two runs, one after the other."""
     return ((older << newer_count) | newer) & _RECENT_MASK

@@ -110,8 +110,12 @@ class RollupRow(NamedTuple):
 class RollupStore(Protocol):
     """Telemetry summed by key and bucket of time; what statistics are restored from."""
 
-    def rollups(self, since_bucket: int) -> Iterable[RollupRow]:
-        """All rows of ``bucket >= since_bucket``, oldest bucket first."""
+    def rollups(self, since_bucket: int, *, max_cells: int | None = None) -> Iterable[RollupRow]:
+        """The rows of ``bucket >= since_bucket``, oldest bucket first.
+
+        With ``max_cells`` only those of so many keys, the most recently active: by their newest
+        bucket, then by the calls in it.
+        """
 
 
 class FactKind(StrEnum):
@@ -151,7 +155,9 @@ class FactStore(Protocol):
         """Take a fact; stored in the background."""
 
     def facts(self) -> Sequence[Fact]:
-        """All facts that still hold now, and those cleared within the last hour."""
+        """All facts that still hold now, those cleared within the last hour, and breaker trips that
+        nobody cleared, for a day after their deadline (``until`` is then in the past).
+        """
 
 
 class LeaseStore(Protocol):

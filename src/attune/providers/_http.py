@@ -6,12 +6,13 @@ import asyncio
 import io
 import os
 import time
-from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import aiohttp
 
-from attune.errors import ConnectionFailedError, ProviderError
+from attune.errors import ConnectionFailedError, InvalidRequestError, ProviderError
 from attune.models.executor import EventKind
 from attune.wire.errors import MAX_ERROR_BODY_BYTES
 
@@ -43,6 +44,7 @@ class HTTPTransport:
             WeakKeyDictionary()
         )
         self._recycling: set[asyncio.Task[None]] = set()
+        self._closed: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 
     async def post(
         self,
@@ -61,12 +63,10 @@ class HTTPTransport:
         ``connect_s`` is the limit in seconds until the connection stands, TLS included.
         The answer is read by its media type, ``of_stream`` or ``of_body``; where that says neither,
         by whether it was asked to stream (``streams``). Raises ``ConnectionFailedError`` when
-        no head arrives, and the error that the answer means for every other status.
+        no head arrives, the error that the answer means for every other status, and
+        ``InvalidRequestError`` after ``aclose``.
         """
-        try:
-            response = await self._send(url, headers, body, connect_s)
-        except TRANSPORT_ERRORS as error:
-            raise errors.raised(ConnectionFailedError, _reason(error, connect_s)) from error
+        response = await self._head(url, headers, body, connect_s, errors)
         if not 200 <= response.status < 300:
             raise await _failure(response, errors)
         if response.headers.get("content-encoding", "identity").lower() != "identity":
@@ -86,8 +86,9 @@ class HTTPTransport:
         task.add_done_callback(self._recycling.discard)
 
     async def aclose(self) -> None:
-        """Close the connections of the running event loop; idempotent."""
+        """Close the connections of the running event loop, and open none there any more; idempotent."""
         loop = asyncio.get_running_loop()
+        self._closed.add(loop)
         recycling = [task for task in self._recycling if task.get_loop() is loop]
         for task in recycling:
             task.cancel()
@@ -96,8 +97,20 @@ class HTTPTransport:
         if session is not None:
             await session.close()
 
+    async def _head(
+        self, url: str, headers: Mapping[str, str], body: bytes, connect_s: float, errors: ErrorMapper
+    ) -> aiohttp.ClientResponse:
+        progress = _Progress()
+        try:
+            return await self._send(url, headers, body, connect_s, progress)
+        except TRANSPORT_ERRORS as error:
+            failure = errors.raised(ConnectionFailedError, _reason(error, connect_s))
+            failure.sent = progress.written >= len(body) and not _never_left(error)
+        # Raised out here, where no error of aiohttp is its context: those hold the headers with the key.
+        raise failure
+
     async def _send(
-        self, url: str, headers: Mapping[str, str], body: bytes, connect_s: float
+        self, url: str, headers: Mapping[str, str], body: bytes, connect_s: float, progress: _Progress
     ) -> aiohttp.ClientResponse:
         async def send() -> aiohttp.ClientResponse:
             return await self._session().post(
@@ -106,19 +119,23 @@ class HTTPTransport:
                 headers={**headers, "content-type": "application/json"},
                 timeout=aiohttp.ClientTimeout(total=None, connect=connect_s),
                 allow_redirects=False,
+                trace_request_ctx=progress,
             )
 
         try:
             return await send()
         except aiohttp.ClientOSError as error:
-            if not isinstance(error.__cause__, aiohttp.ClientConnectionResetError):
+            if not (progress.reused and _never_left(error)):
                 raise
         # A kept connection that the server had closed: the request never left as a whole, so no
         # server can have begun it, and sending it on a new connection is not a second attempt.
+        progress.reset()
         return await send()
 
     def _session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
+        if loop in self._closed:
+            raise InvalidRequestError("the connections of this provider were closed; build it again")
         session = self._sessions.get(loop)
         if session is None:
             session = self._sessions[loop] = aiohttp.ClientSession(
@@ -127,6 +144,7 @@ class HTTPTransport:
                 headers=_HEADERS,
                 auto_decompress=False,
                 trust_env=False,
+                trace_configs=[_tracing()],
             )
         return session
 
@@ -182,10 +200,41 @@ class HTTPStream:
             self._ready = self._decoder.feed(chunk) if chunk else self._decoder.finish()
 
     async def _read(self) -> bytes:
-        try:
+        with suppress(*TRANSPORT_ERRORS):
             return await self._response.content.readany()
-        except TRANSPORT_ERRORS as error:
-            raise self._errors.broken("the connection broke during the answer") from error
+        # Not from that error, which may hold the headers with the key.
+        raise self._errors.broken("the connection broke during the answer")
+
+
+class _Progress:
+    """How far a request has come: its bytes written, and whether on a connection used before."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.written = 0
+        self.reused = False
+
+
+def _tracing() -> aiohttp.TraceConfig:
+    """Keeps the ``_Progress`` that is given with each request."""
+
+    async def reused(_session: object, context: Any, _params: object) -> None:
+        context.trace_request_ctx.reused = True
+
+    async def written(_session: object, context: Any, params: aiohttp.TraceRequestChunkSentParams) -> None:
+        context.trace_request_ctx.written += len(params.chunk)
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_connection_reuseconn.append(reused)
+    tracing.on_request_chunk_sent.append(written)
+    return tracing
+
+
+def _never_left(error: Exception) -> bool:
+    """Whether the connection was found closed while the request was being written."""
+    return isinstance(error.__cause__, aiohttp.ClientConnectionResetError)
 
 
 def _reason(error: Exception, connect_s: float) -> str:

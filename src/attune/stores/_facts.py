@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 CLEARED_SHOWN_SECONDS = 3600.0
 
+TRIP_SHOWN_SECONDS = 86_400.0
+"""How long after its deadline a trip is known that nobody has cleared: its breaker is half-open."""
+
 _KINDS = frozenset(FactKind)
 
 
@@ -37,12 +40,14 @@ def put_fact(connection: sqlite3.Connection, fact: Fact) -> None:
 
 
 def read_facts(connection: sqlite3.Connection, now: float) -> list[Fact]:
-    """The facts that hold at ``now`` and those cleared within the hour before, by kind and key."""
+    """The facts that hold at ``now``, those cleared within the hour before, and the breaker trips of the
+    day before that were never cleared; by kind and key.
+    """
     found: dict[tuple[str, str], Fact] = {}
     for kind, *rest in connection.execute(
         "SELECT kind, key, until, at, detail, data FROM facts "
-        "WHERE until > ? OR (until = 0 AND at > ?) ORDER BY kind, key, until",
-        (now, now - CLEARED_SHOWN_SECONDS),
+        "WHERE until > ? OR (until = 0 AND at > ?) OR (kind = ? AND until > ?) ORDER BY kind, key, until",
+        (now, now - CLEARED_SHOWN_SECONDS, str(FactKind.BREAKER), now - TRIP_SHOWN_SECONDS),
     ):
         if kind in _KINDS:  # another version may know more kinds
             fact = Fact(FactKind(kind), *rest)

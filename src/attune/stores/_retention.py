@@ -6,11 +6,37 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Callable
+
+DAY_SECONDS = 86_400
 
 _OLDEST_FIRST = (("attempts", "at"), ("decisions", "at"), ("outcomes", "at"), ("leases", "expires"))
 
 _CHUNK = 1000
 """Rows of a table that one step looks at: a few milliseconds of the writer's time."""
+
+
+class Retention:
+    """Deletes what is older than ``days``: at once, then once a day; ``clock`` gives UTC epoch seconds."""
+
+    def __init__(self, days: int, clock: Callable[[], float]) -> None:
+        self._seconds = days * DAY_SECONDS
+        self._clock = clock
+        self._next = float("-inf")
+
+    def due(self) -> bool:
+        """Whether it is time for a step."""
+        return self._clock() >= self._next
+
+    def step(self, connection: sqlite3.Connection) -> None:
+        """Delete some, within the caller's transaction; due again at once if there may be more.
+
+        A step that fails is put off by a day: the disk that refused it has its own tries.
+        """
+        now = self._clock()
+        self._next = now + DAY_SECONDS
+        if prune_step(connection, now - self._seconds):
+            self._next = now
 
 
 def prune_step(connection: sqlite3.Connection, before: float) -> bool:

@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from attune.errors import CorruptFileError, StoreError
+from attune.stores._soundness import check
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,7 @@ BUSY_SECONDS = 10.0
 CACHE_KIB = 16_384
 _CACHED_STATEMENTS = 128
 _OPEN_TRIES = 10
+_ALONE_SECONDS = 1.0  # someone who only reads is done by then
 
 _VERSION_1 = (
     """CREATE TABLE cells (
@@ -98,18 +100,24 @@ def open_writer(
 ) -> tuple[sqlite3.Connection, tuple[str, ...]]:
     """A connection for the writer and the notices of what was found; makes what is missing.
 
-    A file that is not a database, or a malformed one, is kept aside and a fresh one is made.
-    Raises ``StoreError`` for a file that cannot be written or that a newer attune wrote.
+    A file that is not a database, or a malformed one, is kept aside and a fresh one is made; but not
+    while another process has it open. That is known by the lock that every connection holds; it cannot
+    be known of a process that opens the file within the microseconds between the last look and the
+    move, nor where locks do not work (some network file systems).
+    Raises ``StoreError`` then, and for a file that cannot be written or that a newer attune wrote.
     """
     notices: tuple[str, ...] = ()
     try:
         _make_private_file(path)
+        found = _identity(path)
         try:
             return _prepared(path, durability), notices
         except sqlite3.DatabaseError as error:
             if not is_corruption(error):
                 raise
-            notices = (_keep_aside(path, str(error), clock()),)
+            if _identity(path) == found:  # else another process has just kept it aside
+                _refuse_in_use(path, error)
+                notices = (_keep_aside(path, str(error), clock()),)
         _make_private_file(path)
         return _prepared(path, durability), notices
     except OSError as error:
@@ -153,9 +161,14 @@ def is_corruption(error: sqlite3.Error) -> bool:
     return _primary_code(error) in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
-def store_error(path: Path, error: sqlite3.Error) -> StoreError:
-    """The one line to show for an error of the database: what happened and what to do."""
+def store_error(path: Path, error: sqlite3.Error, *, writing: bool = False) -> StoreError:
+    """The one line to show for an error of the database: what happened and what to do.
+
+    Damage that one who is ``writing`` has met is marked, for the next start to find it.
+    """
     hint = _HINTS.get(_primary_code(error), "")
+    if writing and is_corruption(error):
+        hint = "stop every attune process; the next start keeps the file aside"
     return StoreError(f"the ledger {path} failed: {error}{hint and '; '}{hint}")
 
 
@@ -176,7 +189,31 @@ def _primary_code(error: sqlite3.Error) -> int:
 
 def _make_private_file(path: Path) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    # Closing any descriptor of a file gives up all locks that this process has on it, also those of
+    # another store in it: so a file that is there already is left to SQLite.
+    if not path.exists():
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    with contextlib.suppress(FileNotFoundError):
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    return None
+
+
+def _refuse_in_use(path: Path, error: sqlite3.Error) -> None:
+    """Raise ``StoreError`` if anyone else has the file open: only who is alone gets it exclusively."""
+    with contextlib.closing(sqlite3.connect(path, timeout=_ALONE_SECONDS, isolation_level=None)) as alone:
+        try:
+            alone.execute("PRAGMA locking_mode = EXCLUSIVE")
+            alone.execute("PRAGMA user_version").fetchone()
+        except sqlite3.Error as refused:
+            if _primary_code(refused) == sqlite3.SQLITE_BUSY:
+                raise StoreError(
+                    f"the ledger {path} is damaged ({error}) and another process has it open; "
+                    "stop every attune process, the next start keeps the file aside"
+                ) from error
 
 
 def _prepared(path: Path, durability: Durability) -> sqlite3.Connection:
@@ -203,6 +240,7 @@ def _connected(path: Path, durability: Durability) -> sqlite3.Connection:
     try:
         _configure(connection, durability)
         _migrate(connection, path)
+        check(connection, path.stat().st_size)
     except BaseException:
         connection.close()
         raise
@@ -248,7 +286,7 @@ def _keep_aside(path: Path, reason: str, now: float) -> str:
     while kept.exists():
         kept = path.with_name(f"{path.name}.corrupt-{stamp}-{number}")
         number += 1
-    for suffix in ("", "-wal", "-shm"):
+    for suffix in ("-wal", "-shm", ""):  # the WAL first: a fresh file must never meet it
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + suffix).replace(kept.with_name(kept.name + suffix))
     return str(CorruptFileError(str(path), str(kept), reason))

@@ -21,11 +21,14 @@ from attune.models.state import Fact
 from attune.models.telemetry import DecisionRecord, LLMCallRecord
 from attune.stores._batch import CellNumbers, write_records
 from attune.stores._rollups import register_functions
-from attune.stores._schema import store_error
+from attune.stores._schema import is_corruption, store_error
+from attune.stores._soundness import suspect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from attune.stores._retention import Retention
 
 Record: TypeAlias = LLMCallRecord | DecisionRecord | Fact
 
@@ -37,6 +40,7 @@ MAX_QUEUED = 50_000
 _MAX_BATCH = 16_384
 _RETRY_SECONDS = 1.0
 _CLOSE_SECONDS = 5.0
+_IDLE_SECONDS = 3600.0  # a thread without work looks this often whether the retention is due
 
 _REFUSED = (
     AttributeError,
@@ -60,18 +64,19 @@ class _Job(NamedTuple):
 
 
 class Writer:
-    """Owns the connection that writes; thread-safe.
+    """Owns the connection that writes; thread-safe. Between its batches it does what ``retention`` asks.
 
     ``last_error`` is why the disk refuses to take records now, or ``None``. ``rejected`` counts the
     records that no table can hold; each is logged.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path, retention: Retention) -> None:
         register_functions(connection)
         self.last_error: StoreError | None = None
         self.rejected = 0
         self._path = path
         self._connection = connection
+        self._retention = retention
         self._cells = CellNumbers()
         self._queue: deque[Record | _Job] = deque()
         self._jobs = 0
@@ -143,8 +148,10 @@ class Writer:
     def _take(self) -> list[Record | _Job] | None:
         """The next items, those to try again first; ``None`` when it is time to end."""
         with self._lock:
-            while not (self._queue or self._retrying or self._closing_until is not None):
-                self._work.wait()
+            while not (due := self._retention.due()) and not (
+                self._queue or self._retrying or self._closing_until is not None
+            ):
+                self._work.wait(_IDLE_SECONDS)
             self._linger()
             if self._closing_until is not None and (
                 monotonic() > self._closing_until if self._retrying else not self._queue
@@ -160,6 +167,8 @@ class Writer:
                 self._jobs -= 1
                 if item.done.set_running_or_notify_cancel():
                     items.append(item)
+            if due:
+                items.append(_Job(self._retention.step, Future()))
             self._room.notify_all()
             return items
 
@@ -182,7 +191,9 @@ class Writer:
                 self._reject(items[0], error)
                 return
         except sqlite3.Error as error:
-            self._hold(items, store_error(self._path, error))
+            if is_corruption(error):
+                suspect(self._connection)
+            self._hold(items, store_error(self._path, error, writing=True))
             return
         else:
             self.last_error = None

@@ -21,11 +21,17 @@ from attune.models.state import LedgerTotals, RollupRow
 from attune.stores._codec import SELECT_ATTEMPTS, SELECT_DECISIONS, attempt_from_row, decision_from_row
 from attune.stores._facts import read_facts
 from attune.stores._leases import Lease, reserve, settle, used
-from attune.stores._schema import Durability, check_readable, open_reader, open_writer, store_error
+from attune.stores._schema import (
+    Durability,
+    check_readable,
+    is_corruption,
+    open_reader,
+    open_writer,
+    store_error,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from concurrent.futures import Future
 
     from attune.models.state import Fact, OutcomeTarget
     from attune.models.telemetry import DecisionRecord, LLMCallRecord, Outcome
@@ -35,8 +41,6 @@ __all__ = ["RETENTION_DAYS", "SqliteReader", "SqliteStore"]
 
 RETENTION_DAYS = 90
 """How long decisions, attempts and outcomes are kept, and leases after they expired."""
-
-DAY_SECONDS = 86_400
 
 _LARGEST = 2**63 - 1
 
@@ -50,7 +54,14 @@ _SELECT_ROLLUPS = (
     "SELECT bucket, workflow, stage, task_type, provider, model_id, tier, calls, successes,"
     "latency_ms_sum, cost_nanos_sum, cost_count, input_tokens_sum, output_tokens_sum, usage_count,"
     "latency_bins, recent, recent_count "
-    "FROM rollups JOIN cells ON cells.id = cell WHERE bucket >= ? ORDER BY bucket"
+    "FROM rollups JOIN cells ON cells.id = cell WHERE bucket >= :since "
+)
+
+# Cells are numbered without gaps: who has no more of them than asked for pays nothing for the choice.
+_OF_MOST_RECENT_CELLS = (
+    "AND ((SELECT max(id) FROM cells) <= :most OR cell IN (SELECT cell FROM ("
+    "SELECT cell, max(bucket) AS newest, calls FROM rollups WHERE bucket >= :since GROUP BY cell "
+    "ORDER BY newest DESC, calls DESC, cell DESC LIMIT :most))) "
 )
 
 T = TypeVar("T")
@@ -81,13 +92,22 @@ class SqliteReader:
         row = self._row(_SELECT_TOTALS, int(since // BUCKET_SECONDS))
         return LedgerTotals._make(row or ())
 
-    def rollups(self, since_bucket: int) -> Iterator[RollupRow]:
-        """All rows of ``bucket >= since_bucket``, oldest bucket first, read as they are asked for."""
+    def rollups(self, since_bucket: int, *, max_cells: int | None = None) -> Iterator[RollupRow]:
+        """The rows of ``bucket >= since_bucket``, oldest bucket first, read as they are asked for.
+
+        With ``max_cells`` only those of so many cells, the most recently active: by their newest
+        bucket, then by the calls in it.
+        """
+        chosen = "" if max_cells is None else _OF_MOST_RECENT_CELLS
+        values = {"since": since_bucket, "most": max_cells}
         with self._reading() as connection:
-            yield from map(RollupRow._make, connection.execute(_SELECT_ROLLUPS, (since_bucket,)))
+            rows = connection.execute(f"{_SELECT_ROLLUPS}{chosen}ORDER BY bucket", values)
+            yield from map(RollupRow._make, rows)
 
     def facts(self) -> list[Fact]:
-        """All facts that still hold now, and those cleared within the last hour."""
+        """All facts that still hold now, those cleared within the last hour, and breaker trips that
+        nobody cleared, for a day after their deadline.
+        """
         with self._reading() as connection:
             return read_facts(connection, self._clock())
 
@@ -112,7 +132,10 @@ class SqliteReader:
             with contextlib.closing(open_reader(self.path)) as connection:
                 yield connection
         except sqlite3.Error as error:
-            raise store_error(self.path, error) from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: sqlite3.Error) -> StoreError:
+        return store_error(self.path, error)
 
 
 class SqliteStore(SqliteReader):
@@ -144,17 +167,15 @@ class SqliteStore(SqliteReader):
 
         With ``durability`` "call" every commit is synced to the disk before ``flush`` returns; with
         "batch" it survives a crash of the process, not of the machine. ``clock`` gives UTC epoch
-        seconds. Records older than ``retention_days`` are then deleted in the background.
-        Raises ``StoreError``.
+        seconds. Records older than ``retention_days`` are deleted in the background, then and once a
+        day. A damaged file is kept aside as far as ``open_writer`` finds it. Raises ``StoreError``.
         """
+        from attune.stores._retention import Retention
         from attune.stores._writer import Writer
 
         file = Path(path)
         connection, notices = open_writer(file, durability, clock)
-        writer = Writer(connection, file)
-        store = cls(file, clock, writer, notices)
-        _prune_in_background(writer, clock() - retention_days * DAY_SECONDS)
-        return store
+        return cls(file, clock, Writer(connection, file, Retention(retention_days, clock)), notices)
 
     @staticmethod
     def open_readonly(
@@ -241,6 +262,14 @@ class SqliteStore(SqliteReader):
         self._at_exit.detach()
         self._writer.close()
 
+    def _failed(self, error: sqlite3.Error) -> StoreError:
+        if is_corruption(error):
+            from attune.stores._soundness import suspect
+
+            with contextlib.suppress(StoreError):  # closed meanwhile
+                self._writer.submit(suspect)
+        return store_error(self.path, error, writing=True)
+
     def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
         answer: T = self._writer.submit(work).result()
         return answer
@@ -249,18 +278,6 @@ class SqliteStore(SqliteReader):
 def _check_amount(amount: int) -> None:
     if not 0 <= amount <= _LARGEST:
         raise InvalidRequestError(f"an amount lies between 0 and 2^63 - 1, not {amount!r}")
-
-
-def _prune_in_background(writer: Writer, before: float) -> None:
-    """Prune step by step, each behind what has been queued meanwhile; ends when the store closes."""
-    from attune.stores._retention import prune_step
-
-    def again(done: Future[bool]) -> None:
-        if not done.exception() and done.result():
-            _prune_in_background(writer, before)
-
-    with contextlib.suppress(StoreError):  # closed meanwhile
-        writer.submit(partial(prune_step, before=before)).add_done_callback(again)
 
 
 def _close_quietly(writer: Writer) -> None:

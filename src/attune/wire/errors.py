@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from email.utils import parsedate_to_datetime
 from math import isfinite
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -27,7 +27,7 @@ from attune.errors import (
     TransientError,
     WindowSpentError,
 )
-from attune.wire.redaction import one_line
+from attune.wire.redaction import one_line, without_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +36,8 @@ __all__ = ["MALFORMED", "MAX_ERROR_BODY_BYTES", "ErrorMapper", "retry_after"]
 
 MALFORMED = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 """Everything that ``msgspec.json.decode`` raises for bytes that are not the JSON expected."""
+
+Raised = TypeVar("Raised", bound=ProviderError)
 
 MAX_ERROR_BODY_BYTES = 64 * 1024
 MAX_RETRY_AFTER_S = 31 * 86_400.0
@@ -197,7 +199,7 @@ class ErrorMapper:
             report._replace(message=text),
             status=status,
             retry_after=next((wait for wait in waits if wait is not None), None),
-            body=body[:MAX_ERROR_BODY_BYTES],
+            body=body,
         )
 
     def from_event(self, data: bytes) -> ProviderError:
@@ -206,9 +208,8 @@ class ErrorMapper:
         cls = _class_of(self._signals(report, report.status, ""))
         if cls is TransientError:
             cls = StreamBrokenError
-        body = data[:MAX_ERROR_BODY_BYTES]
         return self._error(
-            cls, "failed in its answer", report, status=200, retry_after=report.retry_delay, body=body
+            cls, "failed in its answer", report, status=200, retry_after=report.retry_delay, body=data
         )
 
     def broken(self, what: str) -> StreamBrokenError:
@@ -217,7 +218,7 @@ class ErrorMapper:
             f"{self._label}: {one_line(what, self._key)}", provider=self._provider, model=self._model
         )
 
-    def raised(self, cls: type[ProviderError], what: str) -> ProviderError:
+    def raised(self, cls: type[Raised], what: str) -> Raised:
         """An error of class ``cls`` without an answer behind it."""
         return cls(f"{self._label}: {one_line(what, self._key)}", provider=self._provider, model=self._model)
 
@@ -247,7 +248,7 @@ class ErrorMapper:
             status=status,
             code=code or None,
             retry_after=retry_after,
-            body=body,
+            body=without_key(body, self._key)[:MAX_ERROR_BODY_BYTES],
             provider=self._provider,
             model=self._model,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["MAX_TEXT_CHARS", "one_line", "redact"]
+__all__ = ["MAX_TEXT_CHARS", "one_line", "redact", "without_key"]
 
 MAX_TEXT_CHARS = 300
 REDACTED = "[redacted]"
@@ -25,6 +25,11 @@ def redact(text: str, key: str = "") -> str:
     if len(key) >= _SHORTEST_KEY:
         text = text.replace(key, REDACTED)
     return _KEY.sub(REDACTED, text)
+
+
+def without_key(body: bytes, key: str) -> bytes:
+    """``body`` unmodified but for ``key`` itself, which some services repeat in their errors."""
+    return body.replace(key.encode(), REDACTED.encode()) if len(key) >= _SHORTEST_KEY else body
 
 
 def one_line(text: str, key: str = "") -> str:

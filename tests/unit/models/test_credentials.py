@@ -1,7 +1,7 @@
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from attune.models.credentials import FIRST_PROBE_S, LAST_PROBE_S, CredentialHealth, CredentialKind
+from attune.models.credentials import FIRST_PROBE_S, LAST_PROBE_S, CredentialHealth
 
 T = 1_800_000_000.0
 
@@ -53,10 +53,6 @@ def test_a_later_deadline_of_another_process_wins_and_an_earlier_one_changes_not
     assert health.reason == "no money"
     assert health.learn(T + 900, "still no money") == T + 900
     assert health.reason == "still no money"
-
-
-def test_the_kinds_of_credential_are_the_four_that_can_pay():
-    assert list(CredentialKind) == ["api_key", "subscription", "credits", "none"]
 
 
 class Health(RuleBasedStateMachine):

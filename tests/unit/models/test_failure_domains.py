@@ -285,17 +285,6 @@ def test_a_refusal_says_why_the_credential_is_off_in_our_own_words(domains, erro
     assert refusal.reason == f"the credential p#api_key is off: {why}"
 
 
-def test_what_is_resting_is_listed_for_people(domains, clock):
-    take(domains, OTHER_PROVIDER).failure(ThrottledError("429", retry_after=8))
-    take(domains).failure(MoneyGoneError("402"))
-    assert domains.resting() == (
-        ("p#api_key", "its account has no money left", pytest.approx(300)),
-        (OTHER_PROVIDER.key, "it is throttled", pytest.approx(8)),
-    )
-    clock.advance(8)
-    assert [name for name, _, _ in domains.resting()] == ["p#api_key"]
-
-
 # -- other processes ---------------------------------------------------------------------------------
 
 

@@ -19,7 +19,6 @@ from attune.models.performance import (
     join_recent,
     merge_bytes,
     newest,
-    push_recent,
     wilson_bounds,
 )
 from support.routing import an_attempt
@@ -79,26 +78,12 @@ def test_a_success_counts_whatever_its_error_class_says():
 # -- the last results --------------------------------------------------------------------------------
 
 
-@given(st.lists(st.booleans(), max_size=60))
-def test_the_recent_results_are_the_last_20(results):
-    bits, count = 0, 0
-    for failed in results:
-        bits, count = push_recent(bits, count, failed)
-    last = results[-RECENT:]
-    assert count == len(last)
-    assert bits.bit_count() == sum(last)
-    assert [bool(bits >> place & 1) for place in range(count)] == last[::-1]
-
-
 @given(st.lists(st.booleans(), max_size=30), st.lists(st.booleans(), max_size=RECENT))
 def test_two_runs_of_results_join_into_one(older, newer):
     def packed(results):
-        bits, count = 0, 0
-        for failed in results:
-            bits, count = push_recent(bits, count, failed)
-        return bits, count
+        return sum(failed << place for place, failed in enumerate(reversed(results[-RECENT:])))
 
-    assert join_recent(packed(older)[0], *packed(newer)) == packed(older + newer)[0]
+    assert join_recent(packed(older), packed(newer), len(newer)) == packed(older + newer)
 
 
 def test_the_newest_of_the_results_are_the_low_bits():

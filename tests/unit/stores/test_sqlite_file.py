@@ -95,6 +95,16 @@ def damage(path: Path, first: int, last: int) -> bytes:
     return bytes(content)
 
 
+def child_page(path: Path, root: int) -> int:
+    """A page in the middle of the tree with this root (see "B-tree Pages" of SQLite's file format)."""
+    page = path.read_bytes()[(root - 1) * 8192 : root * 8192]
+    assert page[0] == 2
+    cells = int.from_bytes(page[3:5])
+    pointer = 12 + 2 * (cells // 2)
+    cell = int.from_bytes(page[pointer : pointer + 2])
+    return int.from_bytes(page[cell : cell + 4])
+
+
 def pages(path: Path, table: str) -> list[int]:
     with contextlib.closing(sqlite3.connect(path)) as connection:
         (root,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
@@ -137,13 +147,7 @@ def test_damage_that_is_only_met_later_is_kept_aside_at_the_next_start(
     monkeypatch.setattr("attune.stores._soundness.PROBED_ROWS", 1)
     path = tmp_path / "ledger.db"
     filled(path)
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        asked = "SELECT pageno FROM dbstat WHERE name = 'rollups' AND pagetype = 'leaf' ORDER BY path"
-        try:
-            leaves = [int(row[0]) for row in connection.execute(asked)]
-        except sqlite3.OperationalError:
-            pytest.skip("this SQLite cannot tell where its pages are")
-    middle = leaves[len(leaves) // 2]
+    middle = child_page(path, pages(path, "rollups")[0])
     damage(path, middle, middle)
     store = SqliteStore.open(path)
     assert store.notices == ()
@@ -165,12 +169,12 @@ def test_a_false_alarm_costs_one_look_and_moves_nothing(
     filled(path, attempts=9)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         _soundness.suspect(connection)
-        assert not _soundness.is_unsuspected(connection)
+        assert _soundness.is_suspect(connection)
     with contextlib.closing(SqliteStore.open(path)) as store:
         assert store.notices == ()
         assert store.totals().calls == 9
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        assert _soundness.is_unsuspected(connection)
+        assert not _soundness.is_suspect(connection)
 
 
 def test_a_damaged_ledger_that_another_process_has_open_is_not_moved(tmp_path: Path) -> None:
@@ -179,7 +183,9 @@ def test_a_damaged_ledger_that_another_process_has_open_is_not_moved(tmp_path: P
     damage(path, *[pages(path, "rollups")[0]] * 2)
     with contextlib.closing(sqlite3.connect(path)) as other:
         assert other.execute("PRAGMA user_version").fetchone() == (1,)
-        with pytest.raises(StoreError, match="another process has it open; stop every attune process") as raised:
+        with pytest.raises(
+            StoreError, match="another process has it open; stop every attune process"
+        ) as raised:
             SqliteStore.open(path)
         assert "\n" not in str(raised.value)
         assert list(tmp_path.glob("*.corrupt-*")) == []
@@ -210,7 +216,9 @@ def test_a_file_that_another_process_has_replaced_meanwhile_is_not_moved(
     assert list(tmp_path.glob("*.corrupt-*")) == []
 
 
-OPEN_AND_CLOSE = "import sys; from attune.stores.sqlite import SqliteStore; SqliteStore.open(sys.argv[1]).close()"
+OPEN_AND_CLOSE = (
+    "import sys; from attune.stores.sqlite import SqliteStore; SqliteStore.open(sys.argv[1]).close()"
+)
 
 
 def test_a_second_store_of_one_process_leaves_the_lock_of_the_first_alone(tmp_path: Path) -> None:
@@ -259,7 +267,7 @@ def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> Non
     with pytest.raises(StoreError, match=r"cannot be written: .*writable") as raised:
         SqliteStore.open(tmp_path / "file" / "ledger.db")
     assert "\n" not in str(raised.value)
-    with pytest.raises(StoreError, match="directory"):
+    with pytest.raises(StoreError, match=r"unable to open .*; make the file"):
         SqliteStore.open(tmp_path)
 
 

@@ -65,11 +65,10 @@ class Router:
     def prepare(self, call: int) -> None:
         self.clock.advance(0.25)
         self.next_record = self.record(call, self.clock.time())
+        self.next_request = RouteRequest(workflow="code-review", stage=f"stage-{call % _rounds.STAGES}")
 
     def decide(self, call: int) -> object:
-        decision = self.router.decide(
-            RouteRequest(workflow="code-review", stage=f"stage-{call % _rounds.STAGES}")
-        )
+        decision = self.router.decide(self.next_request)
         if self.with_record:
             return decision.record(decision_id="d", call_id="c", at=0.0)
         return decision.model

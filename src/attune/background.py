@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-__all__ = ["BackgroundLoop", "wait_for"]
+__all__ = ["BackgroundLoop", "in_a_loop", "wait_for"]
 
 T = TypeVar("T")
 
@@ -42,6 +42,15 @@ class BackgroundLoop:
 
     async def _until_over(self) -> None:
         await self._over.wait()
+
+
+def in_a_loop() -> bool:
+    """Whether this thread runs an event loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def wait_for(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:

@@ -40,6 +40,11 @@ class CallsUnderWay:
             before, self.refusing = self.refusing, True
         return not before
 
+    def check(self) -> None:
+        """Raise ``InvalidRequestError`` if nothing may begin any more."""
+        if self.refusing:
+            raise InvalidRequestError("attune was closed; open it again")
+
     def step(self) -> _Step:
         """A context manager around one step of a call in the running task."""
         return _Step(self)
@@ -47,8 +52,7 @@ class CallsUnderWay:
     def enter(self, loop: asyncio.AbstractEventLoop) -> None:
         """Remember that a loop is used."""
         with self._lock:
-            if self.refusing:
-                raise InvalidRequestError("attune was closed; open it again")
+            self.check()
             self.loops.add(loop)
 
     def track(self, stream: TrackedStream) -> None:

@@ -17,7 +17,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from attune.background import BackgroundLoop, wait_for
+from attune.background import BackgroundLoop, in_a_loop, wait_for
 from attune.calls_under_way import CallsUnderWay, TrackedStream
 from attune.clock import SYSTEM_CLOCK
 from attune.errors import InvalidRequestError, StoreError, UnknownNameError
@@ -97,7 +97,8 @@ class Runtime:
             allow_providers=allowed,
             local_only=config.routing.local_only,
         )
-        self.router.restore(store.rollups(self.router.stats.first_bucket(clock.time())))
+        stats = self.router.stats
+        self.router.restore(store.rollups(stats.first_bucket(clock.time()), max_cells=stats.max_cells))
         self.domains.learn(store.facts())
         runner = AttemptRunner(
             providers, domains=self.domains, clock=clock, record=self._recorded, spend_cap=self._spend_cap()
@@ -155,6 +156,7 @@ class Runtime:
         Not to be called from inside an event loop.
         """
         _refuse_in_a_loop()
+        self._calls.check()
         return wait_for(self._ask(prompt, context, fields), self._owner() or self._start_background())
 
     async def _ask(
@@ -221,19 +223,27 @@ class Runtime:
         if not self._calls.refuse():
             await asyncio.to_thread(self._closed.wait)
             return
-        here = asyncio.get_running_loop()
         try:
-            for loop in self._calls.loops:
-                if loop is not here and loop.is_running():
-                    await self._end_in(loop)
-            await self._end()
+            await self._end_everywhere()
         finally:
             await asyncio.to_thread(self._finish)
 
     def close(self) -> None:
-        """``aclose`` for scripts."""
+        """``aclose`` for scripts. Starts no thread: it is also called when the program is ending."""
         _refuse_in_a_loop()
-        asyncio.run(self.aclose())
+        if not self._calls.refuse():
+            self._closed.wait()
+            return
+        try:
+            asyncio.run(self._end_everywhere())
+        finally:
+            self._finish()
+
+    async def _end_everywhere(self) -> None:
+        for loop in self._calls.loops:
+            if loop is not asyncio.get_running_loop() and loop.is_running():
+                await self._end_in(loop)
+        await self._end()
 
     async def _end_in(self, loop: asyncio.AbstractEventLoop) -> None:
         ended = asyncio.run_coroutine_threadsafe(self._end(), loop)
@@ -286,7 +296,7 @@ class Runtime:
             return work()
 
         owner = self._owner()
-        if owner is None or not owner.is_running() or _in_a_loop():
+        if owner is None or not owner.is_running() or in_a_loop():
             return work()
         return wait_for(run(), owner)
 
@@ -364,16 +374,8 @@ def open(  # noqa: A001
     return runtime
 
 
-def _in_a_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
 def _refuse_in_a_loop() -> None:
-    if _in_a_loop():
+    if in_a_loop():
         raise InvalidRequestError(
             "inside an event loop use `async with` and `await ai.run(...)`, not `with` and `ai.ask(...)`"
         )

@@ -15,6 +15,7 @@ from attune.errors import (
     ConnectionFailedError,
     ContextTooLongError,
     CredentialError,
+    InvalidRequestError,
     ModelUnavailableError,
     MoneyGoneError,
     ProviderError,
@@ -557,5 +558,7 @@ async def test_no_error_shows_the_key(provider: Provider, upstream: FakeUpstream
         shown = f"{caught.value} {caught.value!r} {caught.value.code} {caught.value.__cause__!r}"
         assert "sk-proj" not in shown
         assert (KEY not in shown) or provider.credential == "none"
+        assert (KEY.encode() not in caught.value.body) or provider.credential == "none"
+        assert b"sk-proj-0123456789" in caught.value.body  # nothing else of it is changed
     assert KEY not in repr(provider)
     assert KEY not in repr(vars(provider))

@@ -32,9 +32,8 @@ _HALF_OPEN = "half-open (a probe is allowed)"
 def configure(parser: CommandParser) -> None:
     """Add the options of ``attune breakers``."""
     parser.description = (
-        "Shows what all attune processes of this user know of right now: open circuits, cooldowns,\n"
-        "half-open ones whose probe nobody has made yet, credentials and models that are off, and what was\n"
-        "closed again within the last hour."
+        "Shows what all attune processes of this user know of right now: open circuits, half-open ones,\n"
+        "cooldowns, credentials and models that are off, and what was closed again within the last hour."
     )
     parser.epilog = "example:\n  attune breakers --json"
     add_shared_options(parser)

@@ -105,17 +105,19 @@ class Level:
     """One workflow, stage or task (or all of them): its candidates' cells by label, and the sums
     of everyone's calls.
 
+    ``same_as_inner`` says that there was never more than one level inside, whose sums are then these.
     ``rows`` repeats what a decision needs of each cell, packed: with thousands of keys a decision's
     time is that of fetching memory, and ten packed rows are a tenth of the cache lines of ten cells.
     """
 
-    __slots__ = ("cells", "children", "everyone", "rows")
+    __slots__ = ("cells", "children", "everyone", "rows", "same_as_inner")
 
     def __init__(self) -> None:
         self.cells: dict[str, Cell] = {}
         self.rows: dict[str, bytes] = {}
         self.everyone: Cell | None = None
         self.children = 0
+        self.same_as_inner = True
 
     def sum_up(self) -> None:
         """Make the sums of every cell and the packed rows anew."""
@@ -220,31 +222,44 @@ def estimate(levels: Path, label: str, first: int) -> Row:
             if successes >= DENSE:
                 rate, latency = successes / calls, latency_sum / successes
                 return rate, latency, 1.0, calls, successes, lately, rate, calls, latency
-            if len(levels) == 4 and levels[1].rows[label] == packed and 0 < calls < RECENT:
-                wide = levels[2].row(label, first) or _NO_CALLS
-                if wide[1] - successes >= DENSE:
-                    return _drawn_once(calls, successes, latency_sum, lately, wide)
+            of_stage = len(levels) == 3
+            if 0 < calls < RECENT and (of_stage or levels[1].same_as_inner):
+                wide = _unpack(levels[-2].rows[label])
+                if wide[4] >= first and wide[1] - successes >= DENSE:
+                    outer = wide if of_stage else _NO_CALLS
+                    return _drawn_once(calls, successes, latency_sum, lately, wide, outer)
     return _borrowed(levels, label, first)
 
 
-def _drawn_once(calls: float, won: float, latency_sum: float, failed: float, wide: _LevelRow) -> Row:
-    """``_borrowed`` of the usual case, in a third of its time: a task of its own stage, with few calls in a
-    workflow that has many.
+def _drawn_once(
+    calls: float, won: float, latency_sum: float, failed: float, wide: _LevelRow, outer: _LevelRow
+) -> Row:
+    """``_borrowed`` of the usual case, in a third of its time: few calls of a stage, or of the only task of
+    one, in a workflow that has many. ``outer`` is what may be measured instead of the key itself.
     """
     others, others_won = wide[0] - calls, wide[1] - won
     weight = PRIOR_WEIGHT - calls * _FADING
     latency_weight = PRIOR_WEIGHT - won * _FADING
-    enough = calls >= PRIOR_WEIGHT
+    if calls >= PRIOR_WEIGHT:
+        measured, measured_calls = won / calls, calls
+    elif outer[0]:
+        measured, measured_calls = outer[1] / outer[0], outer[0]
+    else:
+        measured, measured_calls = NOT_MEASURED, 0.0
+    if won >= PRIOR_WEIGHT:
+        measured_latency = latency_sum / won
+    else:
+        measured_latency = outer[2] / outer[1] if outer[1] else NOT_MEASURED
     return (
         (won + weight * others_won / others) / (calls + weight),
         (latency_sum + latency_weight * (wide[2] - latency_sum) / others_won) / (won + latency_weight),
         1.0,
         calls,
         won,
-        failed + min(wide[3], others - others_won) * (1 - calls / RECENT),
-        won / calls if enough else NOT_MEASURED,
-        calls if enough else 0.0,
-        latency_sum / won if won >= PRIOR_WEIGHT else NOT_MEASURED,
+        failed + (wide[3] if wide[3] < others - others_won else others - others_won) * (1 - calls / RECENT),
+        measured,
+        measured_calls,
+        measured_latency,
     )
 
 

@@ -342,14 +342,20 @@ def _check_call(call: ExecutionContext | RouteRequest) -> None:
     _check_name("workflow", call.workflow)
     _check_name("stage", call.stage)
     for name in ("task_type", "tier", "model"):
-        _check_name(name, getattr(call, name) or "none")
-    _check_number("max_cost", call.max_cost)
-    _check_number("max_latency_ms", call.max_latency_ms, above_zero=True)
+        value = getattr(call, name)
+        if value:
+            _check_name(name, value)
+    if call.max_cost is not None:
+        _check_number("max_cost", call.max_cost)
+    if call.max_latency_ms is not None:
+        _check_number("max_latency_ms", call.max_latency_ms, above_zero=True)
     check_success_rate(call.min_success_rate)
     check_providers(call.allow_providers)
 
 
 def _check_name(field: str, name: str) -> None:
+    if type(name) is str and 0 < len(name) <= MAX_NAME_CHARS and name.isascii():
+        return
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_CHARS or not _storable(name):
         raise InvalidRequestError(
             f"{field} must be a text of 1 to {MAX_NAME_CHARS} characters, not {str(name)[:40]!r}"
@@ -357,8 +363,6 @@ def _check_name(field: str, name: str) -> None:
 
 
 def _storable(name: str) -> bool:
-    if name.isascii():
-        return True
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -201,6 +201,7 @@ class PerformanceStats:
         stage_level = self._stages.setdefault((workflow, stage), Level())
         workflow_level.children += 1
         stage_level.children += 1
+        stage_level.same_as_inner = stage_level.same_as_inner and stage_level.children == 1
         path = self._paths[key] = (Level(), stage_level, workflow_level, self._all)
         return path
 

@@ -28,15 +28,15 @@ class Retention:
         """Whether it is time for a step."""
         return self._clock() >= self._next
 
-    def step(self, connection: sqlite3.Connection) -> None:
-        """Delete some, within the caller's transaction; due again at once if there may be more.
+    def take(self) -> Callable[[sqlite3.Connection], None]:
+        """The step to do now. The next is due in a day, also if this one is never done or fails."""
+        self._next = self._clock() + DAY_SECONDS
+        return self._step
 
-        A step that fails is put off by a day: the disk that refused it has its own tries.
-        """
+    def _step(self, connection: sqlite3.Connection) -> None:
         now = self._clock()
-        self._next = now + DAY_SECONDS
         if prune_step(connection, now - self._seconds):
-            self._next = now
+            self._next = now  # there may be more
 
 
 def prune_step(connection: sqlite3.Connection, before: float) -> bool:

@@ -168,7 +168,7 @@ class Writer:
                 if item.done.set_running_or_notify_cancel():
                     items.append(item)
             if due:
-                items.append(_Job(self._retention.step, Future()))
+                items.append(_Job(self._retention.take(), Future()))
             self._room.notify_all()
             return items
 

@@ -5,11 +5,12 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
-from attune.errors import ConnectionFailedError
+from attune.errors import ConnectionFailedError, ProviderError
 from attune.models.executor import AttemptBudget, EventKind
 from attune.models.registry import ModelInfo, ModelTier
 from attune.models.request import LLMRequest
 from attune.providers.openai import OpenAIProvider
+from attune.providers.secret import Secret
 from support.upstream import Answer, FakeUpstream, chat_body
 
 MODEL = ModelInfo("m", "mine", ModelTier.CHEAP, 1000, 100)
@@ -23,8 +24,10 @@ async def ask(provider: OpenAIProvider, request: LLMRequest = ASK) -> list[Event
 
 
 @asynccontextmanager
-async def server_that_hangs_up(*, answers: bool) -> AsyncIterator[tuple[str, list[int]]]:
-    """Promises to keep each connection and closes it after its first request, answered or not."""
+async def server_that_hangs_up(
+    *, answer: bytes = b"", body_bytes: int | None = None
+) -> AsyncIterator[tuple[str, list[int]]]:
+    """Promises to keep each connection and ends it after its first request, or ``body_bytes`` of it."""
     served: list[int] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -32,22 +35,25 @@ async def server_that_hangs_up(*, answers: bool) -> AsyncIterator[tuple[str, lis
         length = next(
             int(line.split(b":")[1]) for line in head.lower().splitlines() if b"content-length" in line
         )
-        await reader.readexactly(length)
+        await reader.readexactly(length if body_bytes is None else body_bytes)
         served.append(length)
-        if answers:
-            body = chat_body(Answer(), "m")
-            writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n")
-            writer.write(b"content-length: %d\r\n\r\n" % len(body) + body)
-        writer.close()
-        await writer.wait_closed()
+        writer.write(answer)
+        writer.close() if body_bytes is None else writer.transport.abort()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", served
 
 
+def http_answer() -> bytes:
+    body = chat_body(Answer(), "m")
+    return (
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    )
+
+
 async def test_a_kept_connection_that_the_server_closed_costs_no_attempt() -> None:
-    async with server_that_hangs_up(answers=True) as (url, served):
+    async with server_that_hangs_up(answer=http_answer()) as (url, served):
         provider = OpenAIProvider("mine", base_url=url, key=None)
         for _ in range(40):
             assert EventKind.TERMINAL in await ask(provider)
@@ -55,13 +61,48 @@ async def test_a_kept_connection_that_the_server_closed_costs_no_attempt() -> No
     assert len(served) == 40
 
 
-async def test_a_request_that_was_sent_whole_is_never_sent_again() -> None:
-    async with server_that_hangs_up(answers=False) as (url, served):
+async def test_a_request_that_was_sent_whole_is_never_sent_again_and_may_have_been_billed() -> None:
+    async with server_that_hangs_up() as (url, served):
         provider = OpenAIProvider("mine", base_url=url, key=None)
-        with pytest.raises(ConnectionFailedError):
+        with pytest.raises(ConnectionFailedError) as failed:
             await ask(provider)
         await provider.aclose()
     assert len(served) == 1
+    assert failed.value.sent
+
+
+async def test_a_new_connection_that_breaks_during_the_request_is_one_attempt_that_was_not_sent() -> None:
+    async with server_that_hangs_up(body_bytes=1000) as (url, served):
+        for _ in range(5):
+            provider = OpenAIProvider("mine", base_url=url, key=None)
+            with pytest.raises(ConnectionFailedError) as failed:
+                await ask(provider, LLMRequest.from_prompt("x " * 10_000_000))
+            await provider.aclose()
+            assert not failed.value.sent
+    assert len(served) == 5
+
+
+async def test_a_refused_connection_sent_nothing() -> None:
+    provider = OpenAIProvider("mine", base_url="http://127.0.0.1:1/v1", key=None)
+    with pytest.raises(ConnectionFailedError) as failed:
+        await ask(provider)
+    await provider.aclose()
+    assert not failed.value.sent
+
+
+async def test_no_error_leads_to_the_key_through_what_caused_it() -> None:
+    key = "canary-of-a-key-in-a-header"
+    broken_body = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 999\r\n\r\n{"
+    for answer in (b"garbage garbage\r\n\r\n", b"", broken_body):
+        async with server_that_hangs_up(answer=answer) as (url, _):
+            provider = OpenAIProvider("mine", base_url=url, key=Secret(key, "env:KEY"))
+            with pytest.raises(ProviderError) as failed:
+                await ask(provider)
+            await provider.aclose()
+        error: BaseException | None = failed.value
+        while error is not None:
+            assert key not in f"{error!r} {vars(error)!r}"
+            error = error.__cause__ or error.__context__
 
 
 async def test_an_end_that_never_comes_after_a_complete_answer_holds_up_nobody() -> None:

@@ -77,6 +77,7 @@ class Runtime:
         store: SqliteStore,
         *,
         clock: Clock = SYSTEM_CLOCK,
+        fingerprints: Mapping[str, str] | None = None,
         fallback: FallbackPolicy | None = None,
         on_step: Callable[[str], None] | None = None,
     ) -> None:
@@ -84,7 +85,9 @@ class Runtime:
         self.store = store
         self.notices = (*config.notices, *store.notices)
         self._clock = clock
-        self.domains = FailureDomains(BreakerLimits(*config.breaker), clock=clock, publish=store.put_fact)
+        self.domains = FailureDomains(
+            BreakerLimits(*config.breaker), clock=clock, publish=store.put_fact, fingerprints=fingerprints
+        )
         allowed = dict(config.routing.workflows)
         if config.routing.allow_providers is not None:
             allowed["*"] = config.routing.allow_providers
@@ -187,8 +190,8 @@ class Runtime:
             raise InvalidRequestError(f"a score lies between 0 and 1, not {score!r}")
         target = self.store.record_outcome(Outcome(call_id, self._clock.time(), success, score))
         if target is None:
-            recent = [record.call_id for record in self.store.recent_attempts(100)]
-            raise UnknownNameError("call", call_id, recent)
+            remedy = "every response has its call_id"
+            raise UnknownNameError("call", call_id, (), otherwise=remedy)
         self._owned(lambda: self.router.correct(target.record, previous=target.previous, success=success))
         return target.record
 
@@ -332,12 +335,17 @@ def build(
     ``StoreError`` when the ledger cannot be opened.
     """
     environ = os.environ if environ is None else environ
+    keys = {
+        (each.name, credential): resolve_secret(reference, environ, where=each.name)
+        for each in config.providers
+        for credential, reference in each.keys.items()
+    }
     providers = [
         build_provider(
             each.name,
             each.kind,
             base_url=each.base_url or None,
-            key=resolve_secret(each.keys[credential], environ, where=each.name) if each.keys else None,
+            key=keys.get((each.name, credential)),
             credential=credential,
         )
         for each in config.providers
@@ -349,7 +357,15 @@ def build(
         retention_days=config.ledger.retention_days,
         clock=clock.time,
     )
-    return Runtime(config, providers, store, clock=clock, fallback=fallback, on_step=on_step)
+    return Runtime(
+        config,
+        providers,
+        store,
+        clock=clock,
+        fingerprints={f"{name}#{credential}": key.fingerprint for (name, credential), key in keys.items()},
+        fallback=fallback,
+        on_step=on_step,
+    )
 
 
 def open(  # noqa: A001

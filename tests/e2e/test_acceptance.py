@@ -189,6 +189,20 @@ async def test_a_restart_knows_the_open_circuits_and_the_telemetry_of_before(wor
         assert stats["alpha"].success_rate == 0.0
 
 
+async def test_a_key_that_was_refused_is_tried_again_at_once_when_it_has_been_replaced(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judge(seen):
+        return Answer(text="welcome") if seen.headers["x-api-key"] == "mended" else Answer(status=401)
+
+    world.first.default = judge
+    async with world.runtime() as ai:
+        assert (await ai.run("hello")).provider == "second"
+    monkeypatch.setitem(KEYS, "FIRST_A", "mended")
+    async with world.runtime() as ai:
+        assert (await ai.run("hello", model="first/alpha")).credential == "personal"
+
+
 async def test_another_running_process_learns_of_an_open_circuit(world: World) -> None:
     async with world.runtime() as one, world.runtime() as two:
         world.first.default = Answer(status=503)

@@ -24,7 +24,8 @@ __all__ = ["NOTHING_KNOWN", "SUMS", "Cell", "Estimate", "Level", "Path", "Row", 
 class Cell:
     """One candidate at one level: the sums of the window and the buckets that they are made of.
 
-    A bucket is a list of sums in the order of ``Sums``; ``total`` is their sum over all buckets.
+    A bucket has sums in the order of ``Sums``, as a tuple until it is added to: tuples of numbers are shared
+    between levels, and the garbage collector passes them by. ``total`` is their sum over all buckets.
     ``recent`` holds the last results as bits, newest lowest: as many as there are calls, at most
     ``RECENT``.
     """
@@ -33,26 +34,41 @@ class Cell:
 
     def __init__(self, tier: str) -> None:
         self.tier = tier
-        self.buckets: dict[int, list[float]] = {}
+        self.buckets: dict[int, Bucket] = {}
         self.sketches: dict[int, LatencySketch | bytes] = {}
         self.total: list[float] = [0] * SUMS
         self.oldest = _NEVER
         self.recent = 0
 
-    def add(self, index: int, sums: Sequence[float]) -> None:
+    def add(self, index: int, sums: Sums) -> None:
         """Add sums to a bucket and to the window."""
         self.add_to_bucket(index, sums)
         _add_sums(self.total, sums)
 
-    def add_to_bucket(self, index: int, sums: Sequence[float]) -> None:
+    def add_to_bucket(self, index: int, sums: Bucket) -> None:
         """Add sums to a bucket; ``sum_up`` has to follow."""
-        bucket = self.buckets.get(index)
-        if bucket is None:
-            self.buckets[index] = list(sums)
-            if index < self.oldest:  # noqa: PLR1730  (a call of min is slower, and this is hot)
-                self.oldest = index
+        if index in self.buckets:
+            _add_sums(self.changeable(index), sums)
         else:
-            _add_sums(bucket, sums)
+            self.buckets[index] = sums
+            self.oldest = min(self.oldest, index)
+
+    def changeable(self, index: int) -> list[float]:
+        """A bucket that there is, as a list of its own: what was added first may be shared with others."""
+        bucket = self.buckets[index]
+        if not isinstance(bucket, list):
+            bucket = self.buckets[index] = list(bucket)
+        return bucket
+
+    def absorb(self, inner: Cell) -> None:
+        """Add another cell's buckets and sums."""
+        if self.buckets:
+            for index, sums in inner.buckets.items():
+                self.add_to_bucket(index, tuple(sums))
+        else:
+            self.buckets = {index: tuple(sums) for index, sums in inner.buckets.items()}
+            self.oldest = inner.oldest
+        _add_sums(self.total, inner.total)
 
     def sum_up(self) -> None:
         """Make the window's sums from the buckets."""
@@ -97,7 +113,8 @@ def _add_sums(to: list[float], sums: Sequence[float]) -> None:
 _NEVER = 1 << 50
 _ROW = struct.Struct("5d")
 _pack, _unpack = _ROW.pack, _ROW.unpack
-Sums: TypeAlias = tuple[float, float, float, float, float, float, float, float]
+Sums: TypeAlias = tuple[float, ...]
+Bucket: TypeAlias = "Sums | list[float]"
 SUMS = 8  # calls, successes, latency ms, cost nanos, cost count, input tokens, output tokens, usage count
 
 
@@ -119,19 +136,15 @@ class Level:
         self.children = 0
         self.same_as_inner = True
 
-    def sum_up(self) -> None:
-        """Make the sums of every cell and the packed rows anew."""
-        for label, cell in self.cells.items():
-            cell.sum_up()
-            self.rows[label] = cell.packed()
-        self.everyone = None
-
     def absorb(self, inner: Level) -> None:
-        """Add the buckets of a level inside this one; ``sum_up`` has to follow."""
+        """Add the cells of a level inside this one; ``pack`` has to follow."""
         for label, cell in inner.cells.items():
-            add = self.cells[label].add_to_bucket
-            for index, sums in cell.buckets.items():
-                add(index, sums)
+            self.cells[label].absorb(cell)
+
+    def pack(self) -> None:
+        """Make the packed rows anew."""
+        self.rows = {label: cell.packed() for label, cell in self.cells.items()}
+        self.everyone = None
 
     def everyone_calls(self) -> Cell:
         """The sums over all candidates, made when they are first asked for."""
@@ -139,7 +152,7 @@ class Level:
             self.everyone = Cell("")
             for cell in self.cells.values():
                 for index, sums in cell.buckets.items():
-                    self.everyone.add(index, sums)
+                    self.everyone.add(index, tuple(sums))
         return self.everyone
 
     def row(self, label: str, first: int) -> _LevelRow | None:

@@ -129,7 +129,7 @@ class PerformanceStats:
             bucket = None if cell is None else cell.buckets.get(index)
             if cell is None or bucket is None or not 0 <= bucket[1] + change <= bucket[0]:
                 continue  # the attempt is no longer in it: it was evicted in between
-            for each in (bucket, cell.total):
+            for each in (cell.changeable(index), cell.total):
                 each[1] += change
                 each[2] += change * record.latency_ms
             cell.recent = _flip_newest(cell.recent, min(RECENT, int(cell.total[0])), failed=not after)
@@ -144,14 +144,15 @@ class PerformanceStats:
         if self._paths:
             raise InvalidRequestError("roll-ups are restored before anything is observed")
         for row in rows:
-            index, workflow, stage, task_type, provider, model_id, tier, *sums, bins, recent, count = row
+            index, workflow, stage, task_type, provider, model_id, tier = row[:7]
+            bins, recent, count = row[15:]
             label = f"{provider}/{model_id}"
             path = self._path((workflow, stage, task_type))
             for level in path:
                 cell = level.cells.get(label) or self._new_cell(level, label, tier, path)
                 cell.recent = join_recent(cell.recent, recent, count)
             leaf = path[0].cells[label]
-            leaf.add_to_bucket(index, sums)
+            leaf.add_to_bucket(index, row[7:15])
             if index in leaf.sketches:
                 leaf.sketch(index).merge(LatencySketch.from_bytes(bins))
             else:
@@ -163,15 +164,17 @@ class PerformanceStats:
         """Make every level's sums from the buckets of the keys."""
         stages = dict.fromkeys(path[1:3] for path in self._paths.values())
         for leaf, stage, _, _ in self._paths.values():
+            for cell in leaf.cells.values():
+                cell.sum_up()
+            leaf.pack()
             stage.absorb(leaf)
         for stage, workflow in stages:
+            stage.pack()
             workflow.absorb(stage)
         for workflow in self._workflows.values():
+            workflow.pack()
             self._all.absorb(workflow)
-        for level in (*(path[0] for path in self._paths.values()), *self._stages.values()):
-            level.sum_up()
-        for level in (*self._workflows.values(), self._all):
-            level.sum_up()
+        self._all.pack()
 
     def _add(
         self, path: Path, label: str, tier: str, index: int, sums: Sums, recent: int, recent_count: int

@@ -51,7 +51,8 @@ class Cell:
             _add_sums(self.changeable(index), sums)
         else:
             self.buckets[index] = sums
-            self.oldest = min(self.oldest, index)
+            if index < self.oldest:  # noqa: PLR1730  (a call of min takes longer, and this is hot)
+                self.oldest = index
 
     def changeable(self, index: int) -> list[float]:
         """A bucket that there is, as a list of its own: what was added first may be shared with others."""

@@ -143,15 +143,18 @@ class PerformanceStats:
         """
         if self._paths:
             raise InvalidRequestError("roll-ups are restored before anything is observed")
+        known: dict[tuple[str, ...], list[Cell]] = {}
         for row in rows:
-            index, workflow, stage, task_type, provider, model_id, tier = row[:7]
-            bins, recent, count = row[15:]
-            label = f"{provider}/{model_id}"
-            path = self._path((workflow, stage, task_type))
-            for level in path:
-                cell = level.cells.get(label) or self._new_cell(level, label, tier, path)
+            name, tier, index, (bins, recent, count) = row[1:6], row[6], row[0], row[15:]
+            cells = known.get(name)
+            if cells is None:
+                path, label = self._path(row[1:4]), f"{row[4]}/{row[5]}"
+                cells = known[name] = [
+                    level.cells.get(label) or self._new_cell(level, label, tier, path) for level in path
+                ]
+            for cell in cells:
                 cell.recent = join_recent(cell.recent, recent, count)
-            leaf = path[0].cells[label]
+            leaf = cells[0]
             leaf.add_to_bucket(index, row[7:15])
             if index in leaf.sketches:
                 leaf.sketch(index).merge(LatencySketch.from_bytes(bins))

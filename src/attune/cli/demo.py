@@ -221,7 +221,7 @@ class _Demo:
         if not self._console.quiet:
             self._print("", "[bold]What the router knows now[/]")
             print_table(
-                ("candidate", "tier", ">calls", ">success", ">p50 ms", ">cost"),
+                ("candidate", "tier", ">attempts", ">success", ">p50 ms", ">cost"),
                 [
                     (
                         f"{model.provider}/{model.model_id}",

@@ -160,7 +160,7 @@ class RouteDecision:
         """The decision in one line."""
         score, option, row, cost = self._scored[0]
         about = "cost unknown" if cost is None else f"about ${cost:.6f}" if cost else "free"
-        known = f"{row[3]:.0f} calls of its own" if row[3] else "no calls of its own yet"
+        known = f"{row[3]:.0f} tried here" if row[3] else "not yet tried here"
         return f"{option.label}: {self.why}; score {score:.3f} ({known}), {about}"
 
     def record(self, *, decision_id: str, call_id: str, at: float) -> DecisionRecord:

@@ -73,9 +73,9 @@ def test_a_drop_carries_who_and_why():
 
 def test_the_reason_is_one_line_with_the_figures():
     assert Program().decide().reason == (
-        "a/mid: capable is the default tier; score 0.780 (no calls of its own yet), about $0.007000"
+        "a/mid: capable is the default tier; score 0.780 (not yet tried here), about $0.007000"
     )
-    assert "(30 calls of its own)" in Program().saw("a/mid", 30).decide().reason
+    assert "(30 tried here)" in Program().saw("a/mid", 30).decide().reason
     assert repr(Program().decide()) == f"<RouteDecision {Program().decide().reason}>"
 
 

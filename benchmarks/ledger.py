@@ -31,6 +31,7 @@ import _table
 
 from attune.models.telemetry import CostStatus, LLMCallRecord, TokenUsage
 from attune.models.windows import PerformanceStats
+from attune.runtime import collection_paused
 from attune.stores.sqlite import SqliteStore
 
 if TYPE_CHECKING:
@@ -133,7 +134,8 @@ def restore(path: str) -> dict[str, float]:
     read = time.perf_counter() - began
     stats = PerformanceStats()
     began = time.perf_counter()
-    stats.restore(reader.rollups(0))
+    with collection_paused():  # as at start
+        stats.restore(reader.rollups(0))
     return {"rows": rows, "read_s": read, "restore_s": time.perf_counter() - began, "cells": len(stats)}
 
 

@@ -121,8 +121,10 @@ class Call:
             raise error
         if error.error_class is ErrorClass.CONTEXT:
             self._too_small = attempt.model.context_window
-            everyone = dict.fromkeys((*self._plan, *self._everyone()))
-            self._plan = deque(scored for scored in everyone if self._is_larger(scored))
+            tried = {made[:3] for made in self._made}
+            others = {scored[:3]: scored for scored in self._everyone() if scored[:3] not in tried}
+            others = {scored[:3]: scored for scored in self._plan} | others
+            self._plan = deque(scored for scored in others.values() if self._is_larger(scored))
             self._say(f"{_named(candidate, error)}; next a model with a larger window")
             return
         if error.error_class is ErrorClass.THROTTLED:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from attune.errors import ConfigError, UnknownNameError
-from attune.providers.secret import resolve_secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,13 +26,6 @@ class KnownProvider(NamedTuple):
     kind: str
     base_url: str = ""
     key_variables: tuple[str, ...] = ()
-
-    def conventional_key(self, environ: Mapping[str, str]) -> Secret | None:
-        """The key in the first of the conventional variables that is set, or ``None``."""
-        for variable in self.key_variables:
-            if environ.get(variable, "").strip():
-                return resolve_secret(f"env:{variable}", environ, where=self.name)
-        return None
 
 
 KNOWN_PROVIDERS: Mapping[str, KnownProvider] = {

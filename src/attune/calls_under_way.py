@@ -110,8 +110,8 @@ class _Step:
 class TrackedStream(CallStream):
     """A ``CallStream`` that ends with its runtime: closed early, it raises instead of just ending."""
 
-    def __init__(self, call: Call, calls: CallsUnderWay) -> None:
-        super().__init__(call)
+    def __init__(self, call: Call, calls: CallsUnderWay, *, ping_s: float | None = None) -> None:
+        super().__init__(call, ping_s=ping_s)
         self._calls = calls
         self.loop: asyncio.AbstractEventLoop | None = None
 

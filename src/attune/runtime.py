@@ -24,7 +24,6 @@ from attune.clock import SYSTEM_CLOCK
 from attune.errors import InvalidRequestError, StoreError, UnknownNameError
 from attune.models.adaptive_routing import AdaptiveModelRouter
 from attune.models.attempt import AttemptRunner
-from attune.models.budget import CallLimits
 from attune.models.call import Call
 from attune.models.failure_domains import BreakerLimits, FailureDomains
 from attune.models.fallback import FallbackPolicy
@@ -58,6 +57,9 @@ SYNC_SECONDS = 1.0
 
 SETTLE_SECONDS = 5.0
 """How long closing waits for what is under way in another thread, which may be stuck."""
+
+LEARNED_ATTEMPTS = 5000
+"""How many of the newest attempts in the ledger are looked at for when to hedge."""
 
 T = TypeVar("T")
 
@@ -113,17 +115,14 @@ class Runtime:
             runner,
             fallback=FallbackPolicy() if fallback is None else fallback,
             retry=RetryPolicy(max_repeats=config.call.retries),
-            limits=CallLimits(
-                max_attempts=config.call.max_attempts,
-                deadline_s=config.call.deadline_seconds,
-                first_content_s=config.call.first_content_seconds,
-                idle_s=config.call.idle_seconds,
-                connect_s=config.call.connect_seconds,
-            ),
+            limits=config.call.limits,
+            hedge=config.call.hedge,
             record_decision=store.append_decision,
             durable=store.flush if config.ledger.durability == "call" else None,
             on_step=on_step,
         )
+        if self.executor.hedge is not None:
+            self.executor.first_content_times.learn_records(reversed(store.recent_attempts(LEARNED_ATTEMPTS)))
         self._sync: asyncio.Task[None] | None = None
         self._calls = CallsUnderWay()
         self._entered: asyncio.AbstractEventLoop | None = None
@@ -147,11 +146,19 @@ class Runtime:
             return await self.executor.run(request, context)
 
     def stream(
-        self, prompt: str | LLMRequest, context: ExecutionContext | None = None, **fields: Any
+        self,
+        prompt: str | LLMRequest,
+        context: ExecutionContext | None = None,
+        *,
+        ping_s: float | None = None,
+        **fields: Any,
     ) -> CallStream:
-        """Answer as events: ``async with ai.stream("...") as events: async for event in events``."""
-        request = _request(prompt).streaming()
-        return TrackedStream(Call(self.executor, request, _context(context, fields)), self._calls)
+        """Answer as events: ``async with ai.stream("...") as events: async for event in events``.
+
+        ``ping_s`` as in ``ResilientExecutor.stream``.
+        """
+        call = Call(self.executor, _request(prompt).streaming(), _context(context, fields))
+        return TrackedStream(call, self._calls, ping_s=ping_s)
 
     def ask(
         self, prompt: str | LLMRequest, context: ExecutionContext | None = None, **fields: Any
@@ -363,6 +370,7 @@ def build(
             base_url=each.base_url or None,
             key=keys.get((each.name, credential)),
             credential=credential,
+            protocol=each.protocol or None,
         )
         for each in config.providers
         for credential in each.credentials

@@ -39,6 +39,7 @@ from attune.models.telemetry import TokenUsage
 from attune.providers import Secret, build_provider
 from attune.providers.local import LocalProvider
 from support.upstream import Answer, FakeUpstream, chat_body, chat_stream, messages_body, messages_stream
+from support.upstream_responses import responses_body, responses_stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -68,11 +69,13 @@ def make(kind: str, url: str) -> Provider:
     key = Secret(KEY, "env:MINE")
     if kind == "local":
         return LocalProvider("mine", model=RunningModel(f"{url}/v1"))  # type: ignore[arg-type]
-    base_url = f"{url}/v1" if kind == "openai" else url
-    return build_provider("mine", kind, base_url=base_url, key=key)
+    if kind == "anthropic":
+        return build_provider("mine", kind, base_url=url, key=key)
+    protocol = "responses" if kind == "responses" else None
+    return build_provider("mine", "openai", base_url=f"{url}/v1", key=key, protocol=protocol)
 
 
-@pytest.fixture(params=["openai", "anthropic", "local"])
+@pytest.fixture(params=["openai", "responses", "anthropic", "local"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -106,6 +109,8 @@ def text(events: list[StreamEvent]) -> str:
 def sent_bytes(kind: str, answer: Answer, *, streams: bool) -> bytes:
     if kind == "anthropic":
         parts = messages_stream(answer, MODEL.id) if streams else [messages_body(answer, MODEL.id)]
+    elif kind == "responses":
+        parts = responses_stream(answer, MODEL.id) if streams else [responses_body(answer, MODEL.id)]
     else:
         parts = chat_stream(answer, MODEL.id) if streams else [chat_body(answer, MODEL.id)]
     return b"".join(parts)
@@ -167,7 +172,7 @@ async def test_the_request_says_who_asks_and_what_it_takes(
         assert seen.headers["anthropic-version"] == "2023-06-01"
         assert "authorization" not in seen.headers
     else:
-        assert seen.path == "/v1/chat/completions"
+        assert seen.path == ("/v1/responses" if kind == "responses" else "/v1/chat/completions")
         assert seen.headers.get("authorization") == (None if kind == "local" else f"Bearer {KEY}")
 
 
@@ -191,6 +196,11 @@ async def test_tools_images_and_json_output_reach_the_provider(
         assert body["tools"][0]["input_schema"] == schema
         assert body["tool_choice"] == {"type": "any"}
         assert body["output_config"]["format"]["schema"] == schema
+    elif kind == "responses":
+        assert body["input"][0]["content"][1]["image_url"] == "data:image/png;base64,QUJD"
+        assert body["tools"][0]["parameters"] == schema
+        assert body["tool_choice"] == "required"
+        assert body["text"]["format"]["schema"] == schema
     else:
         assert body["messages"][0]["content"][1]["image_url"]["url"] == "data:image/png;base64,QUJD"
         assert body["tools"][0]["function"]["parameters"] == schema
@@ -497,7 +507,8 @@ async def test_closing_a_stream_after_its_end_keeps_the_connection(
 
 
 def _stop(upstream: FakeUpstream, number: int) -> tuple[str, str]:
-    return ("stop", "end_turn" if upstream.received[number - 1].protocol == "messages" else "stop")
+    raw_reasons = {"messages": "end_turn", "responses": "completed", "chat": "stop"}
+    return ("stop", raw_reasons[upstream.received[number - 1].protocol])
 
 
 async def test_a_server_that_came_back_is_reached_again(provider: Provider, upstream: FakeUpstream) -> None:

@@ -62,12 +62,14 @@ def control(url: str, path: str, data: Any = None) -> Any:
         return json.load(answer)
 
 
-@pytest.fixture(params=["openai", "anthropic"])
+@pytest.fixture(params=["chat", "responses", "messages"])
 async def provider(request: pytest.FixtureRequest, server: str) -> AsyncIterator[Provider]:
     control(server, "reset", {})
-    path = "v1" if request.param == "openai" else "anthropic"
     key = Secret("sk-llmock-0123456789", "env:X")
-    made = build_provider("mine", request.param, base_url=f"{server}/{path}", key=key)
+    if request.param == "messages":
+        made = build_provider("mine", "anthropic", base_url=f"{server}/anthropic", key=key)
+    else:
+        made = build_provider("mine", "openai", base_url=f"{server}/v1", key=key, protocol=request.param)
     yield made
     await made.aclose()
 

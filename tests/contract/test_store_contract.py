@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
@@ -472,8 +473,14 @@ DAY = NOW - NOW % 86_400
 
 
 def reserve(store: Any, amount: int, *, limit: int = 100, ttl_s: float = 60, now: float = NOW) -> str | None:
-    lease: str | None = store.reserve("key:a", amount, limit=limit, window_start=DAY, ttl_s=ttl_s, now=now)
+    asked = store.reserve("key:a", amount, limit=limit, window_start=DAY, ttl_s=ttl_s, now=now)
+    lease: str | None = asyncio.run(asked)
     return lease
+
+
+def settle(store: Any, lease: str | None, amount: int) -> None:
+    store.settle(lease, amount)
+    store.flush_sync(10)
 
 
 def test_a_reservation_counts_until_it_is_settled_and_then_what_was_used(store: Any) -> None:
@@ -481,16 +488,16 @@ def test_a_reservation_counts_until_it_is_settled_and_then_what_was_used(store: 
     assert lease is not None
     assert store.used("key:a", DAY) == 60
     assert reserve(store, 41) is None
-    store.settle(lease, 10)
+    settle(store, lease, 10)
     assert store.used("key:a", DAY) == 10
     assert reserve(store, 90) is not None
 
 
 def test_settling_twice_changes_nothing(store: Any) -> None:
     lease = reserve(store, 60)
-    store.settle(lease, 10)
-    store.settle(lease, 50)
-    store.settle("nobody", 50)
+    settle(store, lease, 10)
+    settle(store, lease, 50)
+    settle(store, "nobody", 50)
     assert store.used("key:a", DAY) == 10
 
 
@@ -502,7 +509,7 @@ def test_a_reservation_that_expired_unsettled_counts_in_full(store: Any, clock: 
 
 
 def test_use_beyond_the_reservation_is_counted_too(store: Any) -> None:
-    store.settle(reserve(store, 60), 130)
+    settle(store, reserve(store, 60), 130)
     assert store.used("key:a", DAY) == 130
     assert reserve(store, 0) is None
 
@@ -511,7 +518,7 @@ def test_use_beyond_the_reservation_is_counted_too(store: Any) -> None:
 def test_a_window_may_begin_at_any_time(store: Any, since: float) -> None:
     times = [NOW + offset for offset in (-7200, -3600, -1801, -1799, -29, 0, 1, 1800, 3599, 3600, 9999)]
     for place, at in enumerate(times):
-        store.reserve("r", 1 << place, limit=10**9, window_start=0, ttl_s=1, now=at)
+        asyncio.run(store.reserve("r", 1 << place, limit=10**9, window_start=0, ttl_s=1, now=at))
     expected = sum(1 << place for place, at in enumerate(times) if at >= NOW + since)
     assert store.used("r", NOW + since) == expected
 
@@ -519,7 +526,8 @@ def test_a_window_may_begin_at_any_time(store: Any, since: float) -> None:
 def test_resources_have_limits_of_their_own(store: Any) -> None:
     reserve(store, 100)
     assert store.used("key:b", DAY) == 0
-    assert store.reserve("key:b", 100, limit=100, window_start=DAY, ttl_s=1, now=NOW) is not None
+    other = store.reserve("key:b", 100, limit=100, window_start=DAY, ttl_s=1, now=NOW)
+    assert asyncio.run(other) is not None
 
 
 @pytest.mark.parametrize("amount", [-1, 2**63])
@@ -566,7 +574,7 @@ def test_reservations_never_pass_the_limit_whatever_the_interleaving(
         elif open_leases:
             lease, reserved = open_leases.popitem()
             used = min(amount, reserved)
-            store.settle(lease, used)
+            settle(store, lease, used)
             total += used - reserved
         assert store.used("key:a", DAY) == total <= 100
     store.close()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 APPEND = """
-import sys
+import asyncio, sys
 from attune.models.state import Fact, FactKind
 from attune.stores.sqlite import SqliteStore
 from unit.stores.ledger_records import FAILED, NOW, attempt
@@ -32,7 +32,8 @@ for number in range(count):
     )
     if number % 100 == 0:
         store.flush_sync(60)
-        granted += store.reserve("r", 1, limit=30, window_start=0, ttl_s=1, now=NOW) is not None
+        lease = store.reserve("r", 1, limit=30, window_start=0, ttl_s=1, now=NOW)
+        granted += asyncio.run(lease) is not None
         store.put_fact(Fact(FactKind.COOLDOWN, "k", NOW + number, NOW))
 store.flush_sync(60)
 print(granted, flush=True)

@@ -324,3 +324,55 @@ def test_three_lines_of_python_answer_a_prompt(tmp_path: Path, monkeypatch: pyte
         loop.call_soon_threadsafe(stop.set)
         thread.join()
         loop.close()
+
+
+async def test_a_stream_that_is_dropped_without_a_word_is_ended_and_recorded(world: World) -> None:
+    world.first.default = Answer(text="some words that come slowly", between_s=0.2)
+    async with world.runtime() as ai:
+        events = ai.stream("hello")
+        while (await anext(events)).kind is not EventKind.CONTENT:
+            pass
+        call_id = events.call_id
+        del events
+        await asyncio.wait_for(world.first.received[0].disconnected.wait(), 5)
+        await ai.store.flush()
+        (attempt,) = ai.store.attempts(call_id)
+    assert (attempt.success, attempt.error_class, attempt.stop_reason) == (False, "cancelled", "truncated")
+
+
+async def test_a_slow_upstream_is_overtaken_by_another_after_a_restart_too(world: World) -> None:
+    async with world.runtime() as ai:
+        for _ in range(25):
+            await ai.run("hello", model="first/alpha")
+    world.first.then(Answer(stall_head=True))
+    async with world.runtime('[call]\nhedge = "p95"') as ai:  # what it knows is in the ledger
+        response = await ai.run("hello")
+        await asyncio.wait_for(world.first.received[-1].disconnected.wait(), 5)
+        await ai.store.flush()
+        slow, quick = ai.store.attempts(response.call_id)
+    assert (response.provider, len(world.second.received)) == ("second", 1)
+    assert (slow.provider, slow.error_class, slow.cost_nanos, slow.cost_status) == (
+        *("first", "cancelled"),
+        *(None, "unknown"),
+    )
+    assert (quick.success, quick.position, quick.chosen_by_policy) == (True, 1, False)
+
+
+async def test_each_tier_has_its_own_time_limits(world: World) -> None:
+    limits = "[call]\nmax_attempts = 1\n[call.tiers.capable]\nfirst_content_seconds = 0.2\nidle_seconds = 0.3"
+    world.first.default = world.second.default = Answer(stall_head=True)
+    async with world.runtime(limits) as ai:
+        with pytest.raises(
+            AllProvidersFailedError, match=r"timed out after 0\.2 s waiting for its first content"
+        ):
+            await ai.run("hello")
+        world.first.default = Answer(text="a few words that stall", stall_after=520)
+        with pytest.raises(
+            AllProvidersFailedError, match=r"timed out after 0\.3 s waiting for the next event"
+        ):
+            await ai.run("hello", model="first/alpha")
+    limits = "[call]\nmax_attempts = 1\n[call.tiers.capable]\nattempt_seconds = 0.4"
+    world.first.default = Answer(text="many words that come slowly", between_s=0.15)
+    async with world.runtime(limits) as ai:
+        with pytest.raises(AllProvidersFailedError, match="waiting for its end"):
+            await ai.run("hello", model="first/alpha")

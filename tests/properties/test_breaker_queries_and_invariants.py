@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from random import Random
 
 import pytest
 from hypothesis import settings
@@ -10,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from attune.errors import CircuitOpenError
-from attune.models.circuit_breaker import CircuitBreaker, CircuitState
+from attune.models.circuit_breaker import JITTER, CircuitBreaker, CircuitState
 from attune.testing import FakeClock
 
-RECOVERY, LEASE = 10.0, 15.0
+RECOVERY, LONGEST, LEASE = 10.0, 40.0, 15.0
 
 
 def ask_everything(breaker: CircuitBreaker) -> None:
@@ -41,7 +42,8 @@ class Breaker(RuleBasedStateMachine):
         self.clock = FakeClock()
         self.calls = calls
         self.asked, self.silent = (
-            CircuitBreaker(threshold, RECOVERY, calls, clock=self.clock) for _ in range(2)
+            CircuitBreaker(threshold, RECOVERY, calls, LONGEST, clock=self.clock, rng=Random(1))
+            for _ in range(2)
         )
         self.permits = []
         self.last_early = float("-inf")
@@ -59,7 +61,7 @@ class Breaker(RuleBasedStateMachine):
         except CircuitOpenError:
             assert not promised
             assert state is not CircuitState.CLOSED, "closed never refuses"
-            assert self.asked.snapshot().retry_after <= RECOVERY
+            assert self.asked.snapshot().retry_after <= LONGEST * (1 + JITTER)
             with pytest.raises(CircuitOpenError):
                 self.silent.acquire(LEASE, last_resort=last_resort)
             return
@@ -109,7 +111,7 @@ class Breaker(RuleBasedStateMachine):
     @invariant()
     def it_is_never_stuck(self):
         twin = copy.deepcopy(self.asked)
-        twin._clock.advance(RECOVERY + LEASE)
+        twin._clock.advance(LONGEST * (1 + JITTER) + LEASE)
         for _ in range(self.calls):
             twin.acquire(LEASE).success()
         assert twin.state is CircuitState.CLOSED

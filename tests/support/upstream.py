@@ -1,4 +1,4 @@
-"""A provider on loopback for tests: a real HTTP server that speaks Chat Completions and Messages.
+"""A provider on loopback for tests: a real HTTP server for Chat Completions, Responses and Messages.
 
     async with FakeUpstream() as upstream:
         upstream.then(Answer(status=429, headers={"retry-after": "2"}), Answer(text="hello"))
@@ -19,7 +19,9 @@ from typing import Any, Literal
 
 from aiohttp import web
 
-Protocol = Literal["chat", "messages"]
+from support.upstream_responses import responses_body, responses_stream
+
+Protocol = Literal["chat", "responses", "messages"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Answer:
     ``status`` other than 200 sends ``body``, or an error of the protocol made of ``error_type``,
     ``error_code`` and ``error_message``. ``content_type`` and ``body`` replace what would be sent.
     ``usage`` holds the fields of the protocol; ``None`` uses a default, ``{}`` sends none.
+    ``stop_reason`` is the protocol's word; of Responses it is why the answer is incomplete.
     ``head_s`` passes before the head, ``between_s`` before each block of a stream.
     ``stall_head`` never sends a head and ``stall_after`` nothing after that many bytes of body,
     until the client goes away. ``cut_after`` ends the body after that many bytes: ``"clean"``
@@ -79,7 +82,7 @@ Script = Answer | Callable[[Received], Answer]
 
 
 class FakeUpstream:
-    """The server; ``chat_url`` and ``messages_url`` are base URLs for the two protocols."""
+    """The server; ``chat_url``, ``responses_url`` and ``messages_url`` are the protocols' base URLs."""
 
     def __init__(self, *, default: Script | None = None, port: int = 0) -> None:
         self.default: Script = default or Answer()
@@ -103,6 +106,10 @@ class FakeUpstream:
     @property
     def chat_url(self) -> str:
         return f"{self.url}/v1"
+
+    @property
+    def responses_url(self) -> str:
+        return self.chat_url
 
     @property
     def messages_url(self) -> str:
@@ -136,7 +143,8 @@ class FakeUpstream:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         text = await request.content.read()  # request.read() has a limit of 1 MiB
-        protocol: Protocol = "messages" if request.path.endswith("/messages") else "chat"
+        last = request.path.rpartition("/")[2]
+        protocol: Protocol = last if last in {"messages", "responses"} else "chat"
         seen = Received(
             protocol=protocol,
             path=request.path_qs,
@@ -210,6 +218,8 @@ def _blocks(seen: Received, answer: Answer, *, streams: bool) -> list[bytes]:
     if seen.protocol == "chat":
         wants_usage = (seen.body.get("stream_options") or {}).get("include_usage", False)
         return chat_stream(answer, model, usage=wants_usage) if streams else [chat_body(answer, model)]
+    if seen.protocol == "responses":
+        return responses_stream(answer, model) if streams else [responses_body(answer, model)]
     return messages_stream(answer, model) if streams else [messages_body(answer, model)]
 
 

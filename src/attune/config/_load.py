@@ -12,8 +12,10 @@ from attune.config._paths import find_paths
 from attune.config._providers import read_providers
 from attune.config.auth_file import load_auth
 from attune.config.settings import BreakerConfig, CallConfig, Config, LedgerConfig, RoutingConfig
-from attune.errors import ConfigError, InvalidRequestError
+from attune.errors import ConfigError, InvalidRequestError, UnknownNameError
 from attune.models.auth_strategy import MAX_LINES, AuthStrategy
+from attune.models.budget import DEFAULT_TIME_LIMITS, CallLimits, TimeLimits
+from attune.models.hedging import parse_hedge
 from attune.models.registry import ModelRegistry
 from attune.providers.catalogue import KNOWN_PROVIDERS
 from attune.wire.redaction import one_line
@@ -54,7 +56,7 @@ def load(
     root.check_keys(_TABLES)
     providers, notices = read_providers(root.table("providers"), environ)
     names = {*KNOWN_PROVIDERS, *root.table("providers").values, *ModelRegistry.default().providers}
-    registry = read_registry(root, names)
+    registry = read_registry(root, names, {each.name for each in providers if each.protocol == "chat"})
     saved, auth_notices = load_auth(paths.auth_file)
     auth, auth_sources = _auth(saved, root.table("auth"), flags or {})
     return Config(
@@ -126,20 +128,54 @@ def _breaker(table: Table) -> BreakerConfig:
             table, "recovery_timeout_seconds", defaults.recovery_timeout_seconds
         ),
         half_open_calls=table.whole("half_open_calls", defaults.half_open_calls, 1, 1000),
+        max_recovery_timeout_seconds=_seconds(
+            table, "max_recovery_timeout_seconds", defaults.max_recovery_timeout_seconds
+        ),
     )
 
 
 def _call(table: Table) -> CallConfig:
-    table.check_keys(CallConfig._fields)
-    defaults = CallConfig()
+    table.check_keys(_CALL_KEYS)
+    defaults = CallLimits()
+    per_tier = table.table("tiers")
+    for tier in per_tier.values:
+        if tier not in DEFAULT_TIME_LIMITS:
+            raise per_tier.unknown("tier", tier, DEFAULT_TIME_LIMITS, tier)
     return CallConfig(
-        max_attempts=table.whole("max_attempts", defaults.max_attempts, 1, 100),
-        deadline_seconds=_seconds(table, "deadline_seconds", defaults.deadline_seconds),
-        first_content_seconds=_seconds(table, "first_content_seconds", defaults.first_content_seconds),
-        idle_seconds=_seconds(table, "idle_seconds", defaults.idle_seconds),
-        connect_seconds=_seconds(table, "connect_seconds", defaults.connect_seconds),
-        retries=table.whole("retries", defaults.retries, 0, 100),
+        CallLimits(
+            max_attempts=table.whole("max_attempts", defaults.max_attempts, 1, 100),
+            deadline_s=_seconds(table, "deadline_seconds", defaults.deadline_s),
+            connect_s=_seconds(table, "connect_seconds", defaults.connect_s),
+            tiers=MappingProxyType(
+                {
+                    tier: _time_limits(per_tier.table(tier), _time_limits(table, usual))
+                    for tier, usual in DEFAULT_TIME_LIMITS.items()
+                }
+            ),
+        ),
+        retries=table.whole("retries", CallConfig().retries, 0, 100),
+        hedge=_hedge(table),
     )
+
+
+_TIME_KEYS = ("first_content_seconds", "idle_seconds", "attempt_seconds")
+_CALL_KEYS = ("max_attempts", "retries", "deadline_seconds", "connect_seconds", *_TIME_KEYS, "hedge", "tiers")
+
+
+def _time_limits(table: Table, usual: TimeLimits) -> TimeLimits:
+    """What ``[call]`` or ``[call.tiers.NAME]`` says, and the usual for the rest."""
+    if table.path[-1] != "call":
+        table.check_keys(_TIME_KEYS)
+    return TimeLimits(*(_seconds(table, key, each) for key, each in zip(_TIME_KEYS, usual, strict=True)))
+
+
+def _hedge(table: Table) -> str:
+    hedge = table.text("hedge", CallConfig().hedge)
+    try:
+        parse_hedge(hedge)
+    except UnknownNameError as error:
+        raise table.error("hedge", str(error)) from None
+    return hedge
 
 
 def _seconds(table: Table, key: str, default: float) -> float:

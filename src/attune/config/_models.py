@@ -26,10 +26,10 @@ _USUAL_OUTPUT_TOKENS = 8192
 """The limit of an answer where none is given, if the window is not smaller."""
 
 
-def read_registry(root: Table, providers: Collection[str]) -> ModelRegistry:
+def read_registry(root: Table, providers: Collection[str], over_chat: Collection[str] = ()) -> ModelRegistry:
     """The catalog with the file's models and tiers; ``providers`` are the names that exist.
 
-    Raises ``ConfigError``.
+    Models of the providers ``over_chat`` lack what only Responses gives. Raises ``ConfigError``.
     """
     registry = ModelRegistry.default()
     catalog = {model.label: model for model in registry.models}
@@ -41,7 +41,8 @@ def read_registry(root: Table, providers: Collection[str]) -> ModelRegistry:
         own[model.label] = model
     if own:
         registry = registry.with_models(own.values())
-    return _with_tiers(registry, root.table("tiers"))
+    lesser = [m.without_responses() for m in registry.models if m.responses_only and m.provider in over_chat]
+    return _with_tiers(registry.with_models(lesser) if lesser else registry, root.table("tiers"))
 
 
 def _with_tiers(registry: ModelRegistry, table: Table) -> ModelRegistry:
@@ -85,6 +86,7 @@ def _model(table: Table, catalog: dict[str, ModelInfo], providers: Collection[st
         abilities=_abilities(table, base),
         prices=prices,
         local=local,
+        responses_only=base.responses_only if base and "abilities" not in table.values else frozenset(),
     )
 
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from attune.config._document import shown
 from attune.config.settings import NO_CREDENTIAL, ProviderConfig
-from attune.providers.catalogue import KINDS, KNOWN_PROVIDERS
+from attune.providers.catalogue import KINDS, KNOWN_PROVIDERS, PROTOCOLS, usual_protocol
 from attune.wire.redaction import redact
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["read_providers"]
 
-_KEYS = ("kind", "base_url", "api_key", "api_keys")
+_KEYS = ("kind", "base_url", "protocol", "api_key", "api_keys")
 _ALIASES = {"ollama": "openai"}
 """Kinds that are only another kind at an address of their own."""
 
@@ -56,7 +56,8 @@ def _from_environment(known: KnownProvider, environ: Mapping[str, str]) -> Provi
     if variable is None:
         return None
     keys = {"api_key": f"env:{variable}"}
-    return ProviderConfig(known.name, known.kind, known.base_url, keys, f"environment {variable}")
+    protocol = usual_protocol(known.base_url) if known.kind == "openai" else ""
+    return ProviderConfig(known.name, known.kind, known.base_url, keys, f"environment {variable}", protocol)
 
 
 def _conventional(known: KnownProvider, environ: Mapping[str, str]) -> str | None:
@@ -85,6 +86,7 @@ def _from_table(
         return _local(name, table), []
     usual = known if known and known.kind == kind else KNOWN_PROVIDERS.get(kind if kind in _ALIASES else "")
     base_url = _base_url(table, usual.base_url if usual else None)
+    protocol = _protocol(table, _ALIASES.get(kind, kind), base_url)
     references = dict(_references(table))
     if not references and usual is not None and base_url == usual.base_url:
         # At its own address only: at another one the usual key would go to a stranger.
@@ -99,7 +101,8 @@ def _from_table(
     ]
     if references and not keys:
         return None, notices
-    return ProviderConfig(name, _ALIASES.get(kind, kind), base_url, keys, table.where()), notices
+    kind = _ALIASES.get(kind, kind)
+    return ProviderConfig(name, kind, base_url, keys, table.where(), protocol), notices
 
 
 def _local(name: str, table: Table) -> ProviderConfig:
@@ -127,6 +130,17 @@ def _base_url(table: Table, default: str | None) -> str:
         # The address is not repeated: what makes it wrong may be a password inside it.
         raise table.error("base_url", "must be http(s)://host[:port][/path], without user, query or blanks")
     return base_url.rstrip("/")
+
+
+def _protocol(table: Table, kind: str, base_url: str) -> str:
+    if kind != "openai":
+        if "protocol" in table.values:
+            raise table.error("protocol", f"the {kind} kind has no choice of protocol; take it out")
+        return ""
+    protocol = table.text("protocol", usual_protocol(base_url))
+    if protocol not in PROTOCOLS:
+        raise table.unknown("protocol", protocol, PROTOCOLS, "protocol")
+    return protocol
 
 
 def _references(table: Table) -> Iterator[tuple[str, str]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from attune.models.budget import CallLimits
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -33,6 +35,7 @@ class ProviderConfig(NamedTuple):
     ``kind`` is one of ``attune.providers.KINDS``. ``keys`` maps the name of each credential to a
     reference, ``env:NAME`` or ``file:PATH``, never to a key; it is empty where none is needed.
     ``source`` says what enrolled it: "environment OPENAI_API_KEY", "config.toml line 3" ...
+    ``protocol`` is one of ``attune.providers.catalogue.PROTOCOLS`` for the kind ``openai``, else empty.
     """
 
     name: str
@@ -40,6 +43,7 @@ class ProviderConfig(NamedTuple):
     base_url: str
     keys: Mapping[str, str]
     source: str
+    protocol: str = ""
 
     @property
     def credentials(self) -> tuple[str, ...]:
@@ -63,27 +67,24 @@ class RoutingConfig(NamedTuple):
 
 
 class BreakerConfig(NamedTuple):
-    """``[breaker]``: consecutive failures that open a circuit, seconds until a probe, probes at a time."""
+    """``[breaker]``: consecutive failures that open a circuit, seconds until a probe, probes at a time,
+    and the most seconds until a probe when it opens again and again.
+    """
 
     failure_threshold: int = 5
     recovery_timeout_seconds: float = 60.0
     half_open_calls: int = 1
+    max_recovery_timeout_seconds: float = 600.0
 
 
 class CallConfig(NamedTuple):
-    """``[call]``: the budget of one call.
-
-    ``max_attempts`` is the most attempts in all, ``retries`` those that repeat the same candidate.
-    ``deadline_seconds`` limits the call, ``connect_seconds`` the time until a connection stands,
-    ``first_content_seconds`` that until the first content, ``idle_seconds`` that between events.
+    """``[call]``: the limits of one call, how often the same candidate is repeated, and when a second one
+    is started beside a slow one ("off", or a quantile such as "p95").
     """
 
-    max_attempts: int = 4
-    deadline_seconds: float = 600.0
-    first_content_seconds: float = 60.0
-    idle_seconds: float = 60.0
-    connect_seconds: float = 10.0
+    limits: CallLimits = CallLimits()
     retries: int = 1
+    hedge: str = "off"
 
 
 class LedgerConfig(NamedTuple):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from attune.clock import SYSTEM_CLOCK
 from attune.errors import NoCandidateError
+from attune.models.affinity import where_it_stays
 from attune.models.performance import (
     PRIOR_COST_USD,
     RECENT,
@@ -51,6 +52,11 @@ UPGRADE_Z = 2.326
 FLOOR_Z = 1.282
 """One-sided 90 %: how sure a success rate of fewer than ``ENOUGH_SAMPLES`` calls must be below the minimum
 for its candidate to be dropped. Dropped, it gets no calls that could clear it.
+"""
+
+UNDERESTIMATED = 1.5
+"""By how much the estimate of a prompt (bytes / 4) may be too low, for code and for languages whose
+characters take several bytes: where that would not fit, candidates with a larger window come first.
 """
 
 _TIERS = tuple(ModelTier)
@@ -172,6 +178,15 @@ class AdaptiveModelRouter:
             scored.sort(key=lambda s: s[0] - position[s[1].rank], reverse=True)
             if _RANK[tier] < _RANK[base] and any(option.rank == _RANK[base] for _, option, _, _ in scored):
                 _put_proven_first(scored, request.min_success_rate)
+        if request.session_id or request.bound_to:
+            leaders = _leaders(scored, request.min_success_rate, cheaper=_RANK[tier] < _RANK[base])
+            stays = where_it_stays(leaders, request.session_id, request.bound_to, realtime=realtime)
+            if stays is not scored[0]:
+                scored.remove(stays)
+                scored.insert(0, stays)
+                why += ", where the conversation stays"
+        if request.input_tokens and tokens_in * UNDERESTIMATED + tokens_out > self._smallest_window:
+            scored.sort(key=lambda s: tokens_in * UNDERESTIMATED + tokens_out > s[1].window)
         notes = () if not task or task in TASK_TIER_MAP else (f"unknown task {task!r}: treated as capable",)
         return RouteDecision(request, base, tier, why, scored, [*unsuitable, *dropped], notes)
 
@@ -310,7 +325,9 @@ class AdaptiveModelRouter:
         preferred = [model for tier in _TIERS for model in self.registry.in_tier(tier)]
         self._listed = {model.label for model in preferred}
         models = dict.fromkeys([*preferred, *self.registry.models])
-        return [Option(m, credential) for m in models for credential in credentials.get(m.provider, ())]
+        options = [Option(m, credential) for m in models for credential in credentials.get(m.provider, ())]
+        self._smallest_window = min((option.window for option in options), default=0)
+        return options
 
     def _size(self, request: RouteRequest, mean: tuple[float, float] | None) -> tuple[float, float]:
         """The tokens that the call will probably take: what is known of it, else the mean."""
@@ -394,6 +411,16 @@ def _put_proven_first(scored: list[Scored], min_success_rate: float) -> None:
     proven = (place for place, (_, _, row, _) in enumerate(scored) if _proven(row, min_success_rate))
     place = next(proven, 0)
     scored.insert(0, scored.pop(place))
+
+
+def _leaders(scored: Sequence[Scored], min_success_rate: float, *, cheaper: bool) -> list[Scored]:
+    """Those among which a conversation may choose: of the chosen tier, and in a tier that was chosen for what
+    has proven itself, those that have.
+    """
+    rank = scored[0][1].rank
+    leaders = [each for each in scored if each[1].rank == rank]
+    proven = [each for each in leaders if _proven(each[2], min_success_rate)] if cheaper else []
+    return proven or leaders
 
 
 def _proven(row: Row, min_success_rate: float) -> bool:

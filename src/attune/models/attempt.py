@@ -62,8 +62,8 @@ RESERVED_OUTPUT_TOKENS = 4096
 
 
 class AttemptSpec(NamedTuple):
-    """What an attempt is part of: the ids, the place in the call, what the call is for, and whether it
-    is at what the decision chose.
+    """What an attempt is part of: the ids, the place in the call, what the call is for, whether it is at what
+    the decision chose, and what it is predicted to cost in USD.
     """
 
     call_id: str
@@ -71,6 +71,7 @@ class AttemptSpec(NamedTuple):
     position: int
     context: ExecutionContext
     chosen_by_policy: bool = True
+    predicted_usd: float | None = None
 
 
 class AttemptRunner:
@@ -110,24 +111,22 @@ class AttemptRunner:
         budget: AttemptBudget,
         spec: AttemptSpec,
         *,
+        reservation: Reservation | None = None,
         last_resort: bool = False,
     ) -> Attempt:
-        """Take the permits for an attempt; iterating over the result makes it.
+        """Take the permits for an attempt; iterating over the result makes it and settles its ``reservation``.
 
         Raises ``CircuitOpenError`` when a breaker refuses, the error behind it when the candidate
-        rests or its credential is off, and ``BudgetExhaustedError`` when the spend cap is reached.
+        rests or its credential is off; the reservation is given back then.
         """
         provider = self._providers.get((candidate.provider, candidate.credential))
         if provider is None:
             raise InvalidRequestError(f"no provider is set up for {candidate}")
         permit = self.domains.acquire(candidate, budget.total_s + LEASE_MARGIN_S, last_resort=last_resort)
         if not isinstance(permit, AttemptPermit):
+            if reservation is not None:
+                reservation.settle(0)
             raise refused(permit, candidate, self.clock)
-        try:
-            reservation = self._reserve(model, request, budget)
-        except BaseException:
-            permit.release()
-            raise
         return Attempt(self, provider, candidate, model, request, budget, spec, permit, reservation)
 
     async def aclose(self) -> None:
@@ -135,7 +134,13 @@ class AttemptRunner:
         for provider in self._providers.values():
             await provider.aclose()
 
-    def _reserve(self, model: ModelInfo, request: LLMRequest, budget: AttemptBudget) -> Reservation | None:
+    async def reserve(
+        self, model: ModelInfo, request: LLMRequest, budget: AttemptBudget
+    ) -> Reservation | None:
+        """Hold what an attempt may cost, for ``start``; ``None`` without a spend cap.
+
+        Raises ``BudgetExhaustedError`` when the cap is reached or the model's price is not known.
+        """
         if self._spend_cap is None:
             return None
         if model.prices is None:
@@ -144,7 +149,12 @@ class AttemptRunner:
         output = request.max_output_tokens or min(model.max_output_tokens, RESERVED_OUTPUT_TOKENS)
         predicted = TokenUsage(request.estimated_input_tokens(), output)
         nanos = cost_nanos(predicted, model.prices, self.clock.time())
-        return self._spend_cap.reserve(nanos, ttl_s=budget.total_s + LEASE_MARGIN_S)
+        try:
+            async with asyncio.timeout(budget.total_s):
+                return await self._spend_cap.reserve(nanos, ttl_s=budget.total_s + LEASE_MARGIN_S)
+        except TimeoutError:
+            message = "the ledger did not answer for the spend cap within the call's time"
+            raise BudgetExhaustedError("deadline", message) from None
 
     def _settled(self, record: LLMCallRecord) -> None:
         if self._record is not None:
@@ -154,7 +164,8 @@ class AttemptRunner:
 class Attempt:
     """The events of one attempt; settles itself when it ends, however it ends.
 
-    ``error`` is why it failed, ``record`` what was recorded, once it has ended; ``fold`` what came.
+    ``error`` is why it failed, ``record`` what was recorded, once it has ended; ``fold`` what came;
+    ``started`` when it began, on the monotonic clock.
     """
 
     def __init__(
@@ -173,11 +184,11 @@ class Attempt:
         self._provider = provider
         self._request = request
         self._budget = budget
-        self._spec = spec
+        self.spec = spec
         self._permit = permit
         self._reservation = reservation
         self._stream: ProviderStream | None = None
-        self._started = runner.clock.monotonic()
+        self.started = runner.clock.monotonic()
         self._started_at = runner.clock.time()
         self._answered = False
         self._first_content_ms: float | None = None
@@ -212,14 +223,18 @@ class Attempt:
         """End it now: closes the upstream connection, settles as cancelled unless it has ended."""
         await self._end(None)
 
+    def __del__(self) -> None:
+        if self.record is None:  # dropped between two events, without ``aclose``
+            self._settle(None, None)
+
     def summary(self) -> AttemptSummary:
         """This attempt for a response; only after it has ended."""
-        error = self.error
+        record = self.record
         return AttemptSummary(
             *self.candidate,
-            error_class="" if error is None else error.error_class,
-            message="" if error is None else str(error),
-            latency_ms=0.0 if self.record is None else self.record.latency_ms,
+            error_class="" if record is None else record.error_class,
+            message="" if self.error is None else str(self.error),
+            latency_ms=0.0 if record is None else record.latency_ms,
         )
 
     # -- the stream ------------------------------------------------------------------------------
@@ -240,11 +255,11 @@ class Attempt:
     def _limit(self) -> tuple[str, float]:
         """What is waited for, and the seconds it may take."""
         budget = self._budget
-        left = max(0.0, budget.total_s - (self._runner.clock.monotonic() - self._started))
+        left = max(0.0, budget.total_s - (self._runner.clock.monotonic() - self.started))
         if not self._request.stream:
             return "its answer", left  # which comes all at once
         if self._first_content_ms is None:
-            spent = self._runner.clock.monotonic() - self._started
+            spent = self._runner.clock.monotonic() - self.started
             waited_for, limit = "its first content", max(0.0, budget.first_content_s - spent)
         else:
             waited_for, limit = "the next event", budget.idle_s
@@ -267,7 +282,7 @@ class Attempt:
         return None
 
     def _elapsed_ms(self) -> float:
-        return (self._runner.clock.monotonic() - self._started) * 1000
+        return (self._runner.clock.monotonic() - self.started) * 1000
 
     # -- settling --------------------------------------------------------------------------------
 
@@ -302,7 +317,7 @@ class Attempt:
             self._reservation.settle(self.record.cost_nanos)
 
     def _make_record(self, error: ProviderError | None, error_class: str, *, complete: bool) -> LLMCallRecord:
-        spec, context, model = self._spec, self._spec.context, self.model
+        spec, context, model = self.spec, self.spec.context, self.model
         usage, cost, status = self._cost(error, complete=complete)
         terminal = self.fold.terminal
         unfinished = "truncated" if self.fold.began else ""
@@ -348,8 +363,10 @@ class Attempt:
         if not reported and not self._answered and error is not None and _not_billed(error):
             return None, 0, CostStatus.EXACT
         if not complete and reported and usage is not None:
-            output = max(usage.output_tokens, self.fold.estimated_output_tokens())
-            usage, reported = usage._replace(output_tokens=output), False
+            if self.fold.usage_is_behind:
+                output = max(usage.output_tokens, self.fold.estimated_output_tokens())
+                usage = usage._replace(output_tokens=output)
+            reported = False
         elif usage is None and (complete or self.fold.began):
             usage = TokenUsage(self._request.estimated_input_tokens(), self.fold.estimated_output_tokens())
         if prices is not None and prices.free:

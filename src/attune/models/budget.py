@@ -2,27 +2,61 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 from attune.errors import BudgetExhaustedError, InvalidRequestError
 from attune.models.executor import AttemptBudget
 from attune.models.telemetry import NANOS_PER_USD
 
-__all__ = ["CallBudget", "CallLimits", "RetryBucket"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["DEFAULT_TIME_LIMITS", "CallBudget", "CallLimits", "RetryBucket", "TimeLimits"]
+
+
+class TimeLimits(NamedTuple):
+    """Seconds that an attempt may take until its first content, between two events after that, and in all."""
+
+    first_content_s: float
+    idle_s: float
+    total_s: float
+
+
+DEFAULT_TIME_LIMITS: Mapping[str, TimeLimits] = MappingProxyType(
+    {
+        "cheap": TimeLimits(60.0, 60.0, 300.0),
+        "capable": TimeLimits(60.0, 60.0, 600.0),
+        "premium": TimeLimits(120.0, 60.0, 600.0),
+    }
+)
+"""By tier: the models of a higher one think for longer before they say anything."""
 
 
 class CallLimits(NamedTuple):
     """The limits of every call, where its own context gives none.
 
-    ``max_attempts`` over all candidates; seconds for the whole call, for the first content of an
-    attempt, between two events after it, and until a connection stands.
+    ``max_attempts`` over all candidates, ``deadline_s`` for the whole call, ``connect_s`` until a connection
+    stands. ``tiers`` limit an attempt by the tier of its model; ``first_content_s``, ``idle_s`` and
+    ``total_s`` hold for every tier where they are given.
     """
 
     max_attempts: int = 4
     deadline_s: float = 600.0
-    first_content_s: float = 60.0
-    idle_s: float = 60.0
+    first_content_s: float | None = None
+    idle_s: float | None = None
     connect_s: float = 10.0
+    total_s: float | None = None
+    tiers: Mapping[str, TimeLimits] = DEFAULT_TIME_LIMITS
+
+    def for_tier(self, tier: str) -> TimeLimits:
+        """What an attempt at a model of a tier may take."""
+        own = self.tiers.get(tier) or DEFAULT_TIME_LIMITS[tier]
+        return TimeLimits(
+            own.first_content_s if self.first_content_s is None else self.first_content_s,
+            own.idle_s if self.idle_s is None else self.idle_s,
+            own.total_s if self.total_s is None else self.total_s,
+        )
 
 
 class CallBudget:
@@ -64,20 +98,20 @@ class CallBudget:
             return False
         return self.spent_nanos + predicted_usd * NANOS_PER_USD <= self._max_nanos
 
-    def start_attempt(self, now: float) -> AttemptBudget:
-        """Count an attempt and give it its time limits. Raises ``BudgetExhaustedError``."""
+    def start_attempt(self, now: float, tier: str) -> AttemptBudget:
+        """Count an attempt at a model of a tier; returns its time limits. Raises ``BudgetExhaustedError``."""
         remaining = self.remaining_s(now)
         if remaining <= 0:
             raise BudgetExhaustedError("deadline", "the call's deadline has passed")
         if self.attempts_left < 1:
             raise BudgetExhaustedError("attempts", f"all {self._limits.max_attempts} attempts are used")
         self.attempts += 1
-        limits = self._limits
+        times = self._limits.for_tier(tier)
         return AttemptBudget(
-            connect_s=min(limits.connect_s, remaining),
-            first_content_s=min(limits.first_content_s, remaining),
-            idle_s=min(limits.idle_s, remaining),
-            total_s=remaining,
+            connect_s=min(self._limits.connect_s, remaining),
+            first_content_s=min(times.first_content_s, remaining),
+            idle_s=min(times.idle_s, remaining),
+            total_s=min(times.total_s, remaining),
         )
 
     def spend(self, cost_nanos: int | None, predicted_usd: float | None = None) -> None:
@@ -90,10 +124,11 @@ class RetryBucket:
     """Allows repeats in proportion to calls, so that an outage is not answered with more load.
 
     Each call puts ``per_call`` tokens in, up to ``capacity``; a repeat on the same failure domain takes
-    one out. Going to another provider is free. (The retry budget of Google's SRE book, chapter 21.)
+    one out. Going to another provider is free. (The retry budget of Google's SRE book, chapter 21, whose
+    limit is 1.1 attempts a call: from 1,000 calls on that holds with what the full bucket added.)
     """
 
-    def __init__(self, capacity: float = 10.0, per_call: float = 0.1) -> None:
+    def __init__(self, capacity: float = 10.0, per_call: float = 0.09) -> None:
         self._capacity = capacity
         self._per_call = per_call
         self._tokens = capacity
@@ -104,7 +139,7 @@ class RetryBucket:
 
     def take(self) -> bool:
         """Take the right to one repeat; ``False`` when there is none."""
-        if round(self._tokens, 6) < 1:  # ten tenths are one
+        if round(self._tokens, 6) < 1:  # the sum of many parts
             return False
         self._tokens -= 1
         return True

@@ -1,12 +1,14 @@
 """One call under way: its plan, its budget, and the choice of its next step.
 
-The next step is the same candidate again, the next one, or to wait for the first that may be tried.
+The next step is the same candidate again, the next one, a second one beside it, or to wait for the first
+that may be tried.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from attune.errors import (
@@ -23,24 +25,28 @@ from attune.models.attempt import AttemptSpec
 from attune.models.budget import CallBudget
 from attune.models.candidate import Candidate
 from attune.models.empathy_executor import response_of
+from attune.models.hedging import parse_hedge
+from attune.models.race import first_events, race
 from attune.models.request import RouteRequest
 from attune.models.route_decision import unmade_decision
+from attune.models.tasks import normalize_task
 from attune.models.telemetry import CostStatus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from attune.models.attempt import Attempt
-    from attune.models.executor import AttemptSummary, LLMResponse
+    from attune.models.executor import AttemptSummary, LLMResponse, StreamEvent
     from attune.models.registry import ModelInfo
     from attune.models.request import ExecutionContext, LLMRequest
     from attune.models.resilient_executor import ResilientExecutor
     from attune.models.route_decision import RouteDecision
-    from attune.models.telemetry import DecisionRecord, ScoredCandidate
+    from attune.models.telemetry import DecisionRecord, LLMCallRecord, ScoredCandidate
 
 __all__ = ["Call"]
 
 _TELL_THE_USER = frozenset({ErrorClass.CALLER, ErrorClass.REFUSAL})
+_COST_STATUSES = tuple(CostStatus)
 
 
 class Call:
@@ -64,16 +70,49 @@ class Call:
             budget_usd=context.budget_usd,
         )
         self._errors: list[AttuneError] = []
-        self._made: list[AttemptSummary] = []
+        self._made: dict[int, AttemptSummary] = {}
+        self._open: list[Attempt] = []
         self._repeats: dict[Candidate, int] = {}
         self._throttled: set[Candidate] = set()
+        self._blamed: set[tuple[object, ...]] = set()
         self._too_small = 0
         self._left_out_planned = False
         self._pause = 0.0
         self._last_resort = False
-        self._predicted: float | None = None
         self._cost_status = CostStatus.EXACT
         self._started = self._clock.monotonic()
+        self._hedge = executor.hedge if context.hedge is None else parse_hedge(context.hedge)
+
+    @property
+    def id(self) -> str:
+        """The call's id, by which the ledger knows it."""
+        return self._id
+
+    async def begin(self) -> tuple[Attempt, list[StreamEvent]]:
+        """The attempt that answers, and its events up to the first content (or the end of an answer without
+        any). Attempts that fail before it are replaced; raises when nothing is left.
+        """
+        while True:
+            attempt = await self.next_attempt()
+            after_s = self._hedge_after_s(attempt)
+            if after_s is None:
+                beginning = await first_events(attempt)
+            else:
+                attempt, beginning = await race(
+                    attempt,
+                    timer=self._clock.sleep(after_s),
+                    second=partial(self._start_second, attempt, after_s),
+                    lost=self._lost,
+                )
+                self._plan_first(attempt.candidate)
+            if not isinstance(beginning, ProviderError):
+                return attempt, beginning
+            self.failed(attempt, beginning)
+
+    async def aclose(self) -> None:
+        """End what is under way now."""
+        for attempt in tuple(self._open):
+            await attempt.aclose()
 
     # -- choosing the next step ------------------------------------------------------------------
 
@@ -92,9 +131,11 @@ class Call:
                 self._plan.popleft()
                 self._errors.append(_too_dear(candidate, scored, self._context.budget_usd))
                 continue
-            self._predicted = scored.predicted_cost_usd
+            if not self._may_be_next(scored):
+                self._plan.popleft()
+                continue
             try:
-                return self._start(candidate)
+                return await self._start(scored)
             except (CircuitOpenError, ProviderError) as refusal:
                 self._plan.popleft()
                 self._errors.append(refusal)
@@ -121,7 +162,7 @@ class Call:
             raise error
         if error.error_class is ErrorClass.CONTEXT:
             self._too_small = attempt.model.context_window
-            tried = {made[:3] for made in self._made}
+            tried = {made[:3] for made in self._made.values()}
             others = {scored[:3]: scored for scored in self._everyone() if scored[:3] not in tried}
             others = {scored[:3]: scored for scored in self._plan} | others
             self._plan = deque(scored for scored in others.values() if self._is_larger(scored))
@@ -156,12 +197,71 @@ class Call:
         return True
 
     def finished(self, attempt: Attempt) -> None:
-        """Count what a settled attempt took."""
-        self._made.append(attempt.summary())
+        """Count what a settled attempt took; once."""
+        self._open.remove(attempt)
+        self._made[attempt.spec.position] = attempt.summary()
         record = attempt.record
         if record is not None:
-            self._budget.spend(record.cost_nanos, self._predicted)
-            self._cost_status = max(self._cost_status, record.cost_status, key=list(CostStatus).index)
+            self._budget.spend(record.cost_nanos, attempt.spec.predicted_usd)
+            self._cost_status = max(self._cost_status, record.cost_status, key=_COST_STATUSES.index)
+            if record.ttft_ms is not None:
+                self._learn_first_content(record, record.ttft_ms)
+
+    # -- a second attempt beside a slow one ------------------------------------------------------
+
+    def _hedge_after_s(self, attempt: Attempt) -> float | None:
+        """How long the attempt may take until its first content before a second one is started."""
+        quantile = self._hedge
+        if quantile is None or self._last_resort:
+            return None
+        task = normalize_task(self._context.task_type or "")
+        return self._executor.first_content_times.quantile_s(task, attempt.candidate.label, quantile)
+
+    async def _start_second(self, first: Attempt, after_s: float) -> Attempt | None:
+        """Start the next candidate beside one that is slow; ``None`` when none may be."""
+        in_flight = first.spec.predicted_usd or 0.0
+        slow = first.candidate
+        others = sorted(
+            tuple(self._plan)[1:], key=lambda s: (s.provider == slow.provider) + (s[:2] == slow[:2])
+        )
+        for scored in others:  # what shares least with the slow one comes first
+            candidate, cost = _candidate(scored), scored.predicted_cost_usd
+            if not self._budget.affords(None if cost is None else cost + in_flight):
+                continue
+            if self._budget.attempts_left < 1 or self._runner.domains.refusal(candidate) is not None:
+                continue
+            if not self._executor.bucket(first.candidate.provider).take():  # whose slowness causes the load
+                return None
+            try:
+                second = await self._start(scored)
+            except (CircuitOpenError, ProviderError, BudgetExhaustedError):
+                return None
+            self._say(f"{first.candidate.label}: nothing after {after_s:.2f} s; {candidate.label} beside it")
+            return second
+        return None
+
+    def _lost(self, attempt: Attempt, error: ProviderError | None) -> None:
+        """Count an attempt that another one beside it made needless, or that failed beside another."""
+        self.finished(attempt)
+        if error is None:
+            usual_s = self._hedge_after_s(attempt)
+            record = attempt.record
+            if record is not None and usual_s is not None and record.latency_ms >= usual_s * 1000:
+                self._learn_first_content(record, record.latency_ms)
+            return
+        self._errors.append(error)
+        if error.error_class is ErrorClass.THROTTLED:
+            self._throttled.add(attempt.candidate)
+        self._plan = deque(scored for scored in self._plan if _candidate(scored) != attempt.candidate)
+        self._say(_named(attempt.candidate, error))
+
+    def _learn_first_content(self, record: LLMCallRecord, ms: float) -> None:
+        label = f"{record.provider}/{record.model_id}"
+        self._executor.first_content_times.learn(record.task_type, label, ms)
+
+    def _plan_first(self, candidate: Candidate) -> None:
+        """Put the candidate that goes on at the head of the plan, where what is under way stands."""
+        self._plan = deque(sorted(self._plan, key=lambda scored: _candidate(scored) != candidate))
 
     # -- the parts -------------------------------------------------------------------------------
 
@@ -203,22 +303,29 @@ class Call:
         decision.notes += ("nothing is available; a last resort before its time",)
         return decision
 
-    def _start(self, candidate: Candidate) -> Attempt:
-        limits = self._budget.start_attempt(self._clock.monotonic())
-        chosen = not self._made and self._decision is not None and candidate == self._decision.candidate
-        spec = AttemptSpec(self._id, self._id, len(self._made), self._context, chosen)
+    async def _start(self, scored: ScoredCandidate) -> Attempt:
+        candidate, position = _candidate(scored), self._budget.attempts
+        limits = self._budget.start_attempt(self._clock.monotonic(), scored.tier)
+        chosen = not position and self._decision is not None and candidate == self._decision.candidate
+        spec = AttemptSpec(
+            self._id, self._id, position, self._context, chosen, predicted_usd=scored.predicted_cost_usd
+        )
+        model = self._models[candidate.label]
         try:
-            return self._runner.start(
+            attempt = self._runner.start(
                 candidate,
-                self._models[candidate.label],
+                model,
                 self._request,
                 limits,
                 spec,
+                reservation=await self._runner.reserve(model, self._request, limits),
                 last_resort=self._last_resort,
             )
         except AttuneError:
             self._budget.attempts -= 1  # a refused permit is not an attempt
             raise
+        self._open.append(attempt)
+        return attempt
 
     def _put_last(self, failed: Candidate, error: ProviderError) -> None:
         """Move the candidates that share what the failure is blamed on behind those that do not."""
@@ -229,7 +336,13 @@ class Call:
                 blamed = (failed.provider, failed.model_id)
             case _:
                 return
+        self._blamed.add(blamed)
         self._plan = deque(sorted(self._plan, key=lambda scored: scored[: len(blamed)] == blamed))
+
+    def _may_be_next(self, scored: ScoredCandidate) -> bool:
+        """Whether the retry bucket allows it: another key or model behind the same failure repeats it."""
+        again = scored[:1] in self._blamed or scored[:2] in self._blamed
+        return not again or self._executor.bucket(scored.provider).take()
 
     async def _wait(self) -> None:
         pause, self._pause = self._pause, 0.0
@@ -240,7 +353,8 @@ class Call:
         executor = self._executor
         if not executor.retry.repeats(error, done) or self._budget.attempts_left < 1:
             return False
-        if self._runner.domains.refusal(candidate) is not None:
+        refusal = self._runner.domains.refusal(candidate)
+        if refusal is not None and refusal.retry_at > self._clock.monotonic() + pause:
             return False
         if pause >= self._budget.remaining_s(self._clock.monotonic()):
             return False
@@ -260,7 +374,7 @@ class Call:
         if self._plan_the_left_out():
             return
         now = self._clock.monotonic()
-        tried = {(made.provider, made.model_id, made.credential) for made in self._made} - self._throttled
+        tried = {made[:3] for made in self._made.values()} - self._throttled
         resting: list[tuple[float, ScoredCandidate]] = []
         for scored in self._everyone():
             if scored[:3] not in tried and self._is_larger(scored):
@@ -326,12 +440,15 @@ class Call:
         """The response of the whole call: the answer of the last attempt, the cost of all."""
         if self._executor.durable is not None:
             await self._executor.durable()
+        response = response_of(attempt)
+        waited_ms = (attempt.started - self._started) * 1000
         return replace(
-            response_of(attempt),
+            response,
             cost_nanos=None if self._cost_status is CostStatus.UNKNOWN else self._budget.spent_nanos,
             cost_status=self._cost_status,
             latency_ms=(self._clock.monotonic() - self._started) * 1000,
-            attempts=tuple(self._made),
+            ttft_ms=None if response.ttft_ms is None else waited_ms + response.ttft_ms,
+            attempts=tuple(self._made[position] for position in sorted(self._made)),
             decision=self._decision,
         )
 

@@ -2,35 +2,56 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from attune.errors import ProviderError
-from attune.models.executor import EventKind
+from attune.errors import StreamBrokenError
+from attune.models.executor import EventKind, StreamEvent
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from attune.models.attempt import Attempt
     from attune.models.call import Call
-    from attune.models.executor import LLMResponse, StreamEvent
+    from attune.models.candidate import Candidate
+    from attune.models.executor import LLMResponse
 
 __all__ = ["CallStream"]
+
+_PING = StreamEvent(EventKind.PING, b"", None)
 
 
 class CallStream:
     """The events of one call. ``response`` is there once the terminal event has come.
 
-    Leaving the ``async with`` block, or cancelling, closes the upstream connection at once.
+    Leaving the ``async with`` block, or cancelling, closes the upstream connection at once. With
+    ``ping_s`` a ping comes whenever so many seconds have passed without content before the first.
     """
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, *, ping_s: float | None = None) -> None:
         self._call = call
+        self._ping_s = ping_s
+        self._beginning: asyncio.Task[tuple[Attempt, list[StreamEvent]]] | None = None
         self._attempt: Attempt | None = None
         self._ready: deque[StreamEvent] = deque()
-        self._committed = False
         self._over = False
+        self._closed = False
+        self._reading: asyncio.Timeout | None = None
+        self._reader: asyncio.Task[object] | None = None
+        self._left = asyncio.Event()
         self.response: LLMResponse | None = None
+
+    @property
+    def call_id(self) -> str:
+        """The call's id, by which the ledger knows it."""
+        return self._call.id
+
+    @property
+    def candidate(self) -> Candidate | None:
+        """What answers, once its first content has come; ``None`` before."""
+        return None if self._attempt is None else self._attempt.candidate
 
     async def __aenter__(self) -> CallStream:
         return self
@@ -48,40 +69,68 @@ class CallStream:
             if self._over or self.response is not None:
                 raise StopAsyncIteration
             self._over = True  # a failure or a cancellation ends it for good
-            await (self._go_on() if self._committed else self._commit())
-            self._over = False
+            await self._read()
+            self._over = self._closed
         return self._ready.popleft()
 
     async def aclose(self) -> None:
-        """End the call now."""
-        self._over = True
-        if self._attempt is not None:
-            await self._attempt.aclose()
+        """End the call now; a task that is reading it gets ``StreamBrokenError``."""
+        self._over = self._closed = True
+        if self._reading is not None and self._reader is not asyncio.current_task():
+            self._reading.reschedule(0.0)  # wherever it waits: for the head, in a pause, for an event
+            await self._left.wait()
+        if self._beginning is not None:
+            self._beginning.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await self._beginning
+        await self._call.aclose()
+
+    async def _read(self) -> None:
+        """Wait for the next event, until ``aclose`` in another task."""
+        self._reader = asyncio.current_task()
+        self._left.clear()
+        try:
+            async with asyncio.timeout(None) as self._reading:
+                await (self._commit() if self._attempt is None else self._go_on(self._attempt))
+        except TimeoutError:
+            if not self._closed:
+                raise
+            raise StreamBrokenError("the stream was closed while it was being read") from None
+        finally:
+            self._reading = None
+            self._left.set()
 
     async def _commit(self) -> None:
-        """Read one attempt up to its first content, replacing it if it fails before."""
-        attempt = self._attempt = await self._call.next_attempt()
-        held: list[StreamEvent] = []
-        try:
-            async for event in attempt:
-                held.append(event)
-                if event.kind in {EventKind.CONTENT, EventKind.TERMINAL}:
-                    break
-        except ProviderError as error:
-            await attempt.aclose()
-            self._call.failed(attempt, error)
+        """Commit to the attempt that gives the first content, or say that it is still waited for."""
+        begun = await self._begin()
+        if begun is None:
+            self._ready.append(_PING)
             return
-        if event.kind is EventKind.TERMINAL and not self._call.answered(attempt):
-            return
-        self._committed = True
-        if event.kind is EventKind.TERMINAL:
+        attempt, events = begun
+        if events[-1].kind is EventKind.TERMINAL:
+            if not self._call.answered(attempt):
+                return
             self.response = await self._call.response(attempt)
-        self._ready.extend(held)
+        self._attempt = attempt
+        self._ready.extend(events)
 
-    async def _go_on(self) -> None:
-        attempt = self._attempt
-        if attempt is None:
-            raise StopAsyncIteration
+    async def _begin(self) -> tuple[Attempt, list[StreamEvent]] | None:
+        """The beginning of the answer; ``None`` when ``ping_s`` have passed without one."""
+        if self._ping_s is None:
+            return await self._call.begin()
+        if self._beginning is None:
+            self._beginning = asyncio.create_task(self._call.begin())
+        try:
+            await asyncio.wait({self._beginning}, timeout=self._ping_s)
+        except asyncio.CancelledError:
+            await self.aclose()
+            raise
+        if not self._beginning.done():
+            return None
+        begun, self._beginning = self._beginning, None
+        return begun.result()
+
+    async def _go_on(self, attempt: Attempt) -> None:
         event = await attempt.__anext__()
         if event.kind is EventKind.TERMINAL:
             self._call.finished(attempt)

@@ -3,9 +3,13 @@
 ::
 
     closed ── failure_threshold failures in a row ──► open
-    open ── recovery_timeout_seconds ──► half-open
+    open ── recovery_timeout_seconds, doubled each time it opens again ──► half-open
     half-open ── half_open_calls successes ──► closed
     half-open ── one failure ──► open
+
+The first opening lasts exactly ``recovery_timeout_seconds``. One that follows it without a close in
+between lasts twice as long as the one before, up to ``max_recovery_timeout_seconds``, and then up to a
+tenth more at random, so that processes that failed together do not probe together. Closing forgets it.
 
 A permit is the right to make one attempt. Half-open hands out at most ``half_open_calls`` of them at
 a time, each as a lease: one that is not settled in time is given back and never closes the circuit.
@@ -15,6 +19,7 @@ Every change of state begins a new generation; results of permits of an earlier 
 from __future__ import annotations
 
 from enum import StrEnum
+from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 from attune.clock import SYSTEM_CLOCK
@@ -29,6 +34,11 @@ if TYPE_CHECKING:
 __all__ = ["BreakerSnapshot", "CircuitBreaker", "CircuitState", "Permit"]
 
 DEFAULT_LEASE_SECONDS = 900.0
+
+JITTER = 0.1
+"""The most, as a share, that is added at random to an opening."""
+
+_MOST_DOUBLINGS = 60  # beyond any limit in seconds, and still a float
 
 
 class CircuitState(StrEnum):
@@ -95,9 +105,11 @@ class Permit:
 class CircuitBreaker:
     """Refuses attempts at what has just failed several times in a row.
 
-    Defaults: open after 5 failures, for 60 s, then 1 probe. Seconds are of the ``clock``'s monotonic
-    time. ``on_change`` is called after every change of state. ``name`` is the failure domain, for
-    messages. Raises ``InvalidRequestError`` for limits that make no sense.
+    Defaults: open after 5 failures, for 60 s, then 1 probe; for up to 600 s when it opens again and
+    again. A ``max_recovery_timeout_seconds`` below ``recovery_timeout_seconds`` is taken for as much.
+    Seconds are of the ``clock``'s monotonic time. ``on_change`` is called after every change of state.
+    ``name`` is the failure domain, for messages; ``rng`` draws the jitter. Raises
+    ``InvalidRequestError`` for limits that make no sense.
     """
 
     def __init__(
@@ -105,10 +117,12 @@ class CircuitBreaker:
         failure_threshold: int = 5,
         recovery_timeout_seconds: float = 60.0,
         half_open_calls: int = 1,
+        max_recovery_timeout_seconds: float = 600.0,
         *,
         name: str = "provider",
         clock: Clock = SYSTEM_CLOCK,
         on_change: Callable[[CircuitBreaker], None] | None = None,
+        rng: Random | None = None,
     ) -> None:
         if failure_threshold < 1 or half_open_calls < 1 or not recovery_timeout_seconds > 0:
             raise InvalidRequestError(
@@ -117,11 +131,14 @@ class CircuitBreaker:
         self.failure_threshold = failure_threshold
         self.recovery_timeout_seconds = recovery_timeout_seconds
         self.half_open_calls = half_open_calls
+        self.max_recovery_timeout_seconds = max(recovery_timeout_seconds, max_recovery_timeout_seconds)
         self.name = name
         self._clock = clock
         self._on_change = on_change
+        self._rng = Random() if rng is None else rng  # noqa: S311  (jitter, not secrets)
         self._generation = 0
         self._failures = 0
+        self._trips = 0
         self._open_until: float | None = None
         self._probes: set[Permit] = set()
         self._probe_successes = 0
@@ -191,7 +208,8 @@ class CircuitBreaker:
 
     def hold_open(self, until: float) -> None:
         """Open, or stay open, until a monotonic time: what another process found out. A later
-        deadline always wins; one that has passed changes nothing.
+        deadline always wins; one that has passed changes nothing. While it is open already this is news
+        of the same failure, which does not make the next opening longer.
         """
         if until <= self._clock.monotonic():
             return
@@ -222,7 +240,7 @@ class CircuitBreaker:
             return
         self._failures += 1
         if self._open_until is not None or self._failures >= self.failure_threshold:
-            self._open(self._clock.monotonic() + self.recovery_timeout_seconds)
+            self._open(self._clock.monotonic() + self._opening_seconds())
 
     def _returned(self, permit: Permit) -> None:
         self._probes.discard(permit)
@@ -237,13 +255,22 @@ class CircuitBreaker:
         self._probes.discard(permit)
         return held
 
+    def _opening_seconds(self) -> float:
+        """How long an opening that begins now lasts."""
+        if self._trips == 0:
+            return self.recovery_timeout_seconds
+        doubled = self.recovery_timeout_seconds * 2.0 ** min(self._trips, _MOST_DOUBLINGS)
+        return min(doubled, self.max_recovery_timeout_seconds) * (1 + self._rng.uniform(0, JITTER))
+
     def _open(self, until: float) -> None:
+        self._trips += 1
         self._open_until = until
         self._begin()
 
     def _close(self) -> None:
         self._open_until = None
         self._failures = 0
+        self._trips = 0
         self._begin()
 
     def _begin(self) -> None:

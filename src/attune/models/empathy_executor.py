@@ -50,8 +50,9 @@ class EmpathyLLMExecutor:
         context = ExecutionContext() if context is None else context
         budget = CallBudget(self._limits, now=runner.clock.monotonic(), deadline_s=context.deadline_s)
         spec = AttemptSpec(runner.new_id(), "", 0, context)
-        limits = budget.start_attempt(runner.clock.monotonic())
-        attempt = runner.start(self._candidate, self._model, request, limits, spec)
+        limits = budget.start_attempt(runner.clock.monotonic(), self._model.tier.value)
+        held = await runner.reserve(self._model, request, limits)
+        attempt = runner.start(self._candidate, self._model, request, limits, spec, reservation=held)
         try:
             async for _ in attempt:
                 pass

@@ -161,7 +161,8 @@ class LLMResponse:
     """The answer to one call, and what it took.
 
     ``cost_nanos`` is the cost of **all** attempts of the call; ``None`` if that of any is unknown.
-    ``content`` holds the reasoning, the text and the tool calls, in this order; ``text`` joins the text.
+    ``content`` holds the reasoning, the text and the tool calls in the order in which they came, as a
+    later request may give them back in an assistant message; ``text`` joins the text.
     """
 
     call_id: str

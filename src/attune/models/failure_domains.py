@@ -5,23 +5,30 @@ error class         blamed                                  effect
 =================== ======================================= =================================
 connection          the provider                            its breaker counts a failure
 transient,          the (provider, model)                   its breaker counts a failure
-mid_stream
+mid_stream          and the provider, if its last failure   its breaker counts one as well
+                    of this kind was another model's
 throttled           the (provider, model, credential)       cools down, at least as asked
 model               the (provider, model, credential)       off for 10 minutes
 credential, money   the credential                          off, probed again at growing intervals
 window_spent        the credential                          off until the window's reset
 the others          nobody                                  permits are given back unused
 =================== ======================================= =================================
+
+Failures of several models in turn, with no success of the provider between, are the provider's; one
+model may fail as often as it likes without closing the others. An overloaded (provider, model) that
+says how long to wait rests so long, with every credential. A deadline that another process found
+out is kept up to a tenth longer, at random: whoever found it out probes first.
 """
 
 from __future__ import annotations
 
+from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 from attune.clock import SYSTEM_CLOCK
 from attune.errors import ErrorClass
 from attune.models.candidate import Refusal
-from attune.models.circuit_breaker import BreakerSnapshot, CircuitBreaker
+from attune.models.circuit_breaker import JITTER, BreakerSnapshot, CircuitBreaker
 from attune.models.credentials import CredentialHealth
 from attune.models.state import Fact, FactKind
 
@@ -48,6 +55,7 @@ class BreakerLimits(NamedTuple):
     failure_threshold: int = 5
     recovery_timeout_seconds: float = 60.0
     half_open_calls: int = 1
+    max_recovery_timeout_seconds: float = 600.0
 
 
 class _Rest(NamedTuple):
@@ -88,6 +96,8 @@ class AttemptPermit:
                 self._provider.failure()
             elif error.error_class in {ErrorClass.TRANSIENT, ErrorClass.MID_STREAM}:
                 self._model.failure()
+                if self._domains._spreads(self.candidate):
+                    self._provider.failure()
             self._return()
             self._domains._blame(self.candidate, error)
 
@@ -108,6 +118,7 @@ class FailureDomains:
     ``limits`` are the breakers'. ``publish`` is called with each ``Fact`` that other processes should
     know; ``learn`` takes in theirs. ``fingerprints`` tells the keys behind the credentials
     ("provider#credential") apart, so that a credential that went off is tried at once with a new key.
+    ``rng`` draws the jitter of openings.
     """
 
     def __init__(
@@ -117,14 +128,17 @@ class FailureDomains:
         clock: Clock = SYSTEM_CLOCK,
         publish: Callable[[Fact], None] | None = None,
         fingerprints: Mapping[str, str] | None = None,
+        rng: Random | None = None,
     ) -> None:
         self._limits = limits
         self._clock = clock
         self._publish = publish
         self._fingerprints = dict(fingerprints or {})
+        self._rng = Random() if rng is None else rng  # noqa: S311  (jitter, not secrets)
         self._seen: frozenset[Fact] = frozenset()
         self._breakers: dict[str, CircuitBreaker] = {}
         self._tripped: set[str] = set()
+        self._last_failing: dict[str, str] = {}
         self._rests: dict[str, _Rest] = {}
         self._credentials: dict[str, CredentialHealth] = {}
         self._learning = False
@@ -146,9 +160,10 @@ class FailureDomains:
             retry_at = now + health.until - wall
             error_class = _OFF_CLASSES.get(health.reason, ErrorClass.CREDENTIAL)
             return Refusal(_credential_key(candidate), what, retry_at, error_class)
-        rest = self._rests.get(candidate.key)
-        if rest is not None and rest.until > now:
-            return Refusal(candidate.key, rest.reason, rest.until, rest.error_class)
+        for key in (candidate.key, candidate.label):
+            rest = self._rests.get(key)
+            if rest is not None and rest.until > now:
+                return Refusal(key, rest.reason, rest.until, rest.error_class)
         for domain in _domain_names(candidate):
             breaker = self._breakers.get(domain)
             if breaker is not None and not breaker.would_permit(last_resort=last_resort):
@@ -181,15 +196,15 @@ class FailureDomains:
 
     def learn(self, facts: Iterable[Fact]) -> None:
         """Take in facts of the store: a later deadline always wins, a cleared fact clears. A clearing of
-        before our own last word on the same thing is ignored, as is a fact of before our own clearing, and
-        one that was taken in the last time as well.
+        before our own last word on the same thing is ignored, as is a fact of before our own clearing, that
+        last word itself when it comes back, and one that was taken in the last time as well.
         """
         seen, self._seen = self._seen, frozenset(facts)
         self._learning = True
         try:
             for fact in sorted(self._seen - seen, key=lambda fact: fact.at):
                 told = self._told.get((fact.kind, fact.key))
-                if told is None or fact.at > told.at or (fact.until and told.until):
+                if told is None or fact.at > told.at or (fact.until and told.until and fact != told):
                     self._learn(fact)
         finally:
             self._learning = False
@@ -201,7 +216,7 @@ class FailureDomains:
         until = self._clock.monotonic() + remaining
         if fact.kind is FactKind.BREAKER:
             if fact.until > wall:
-                self._breaker(fact.key).hold_open(until)
+                self._breaker(fact.key).hold_open(until + remaining * self._rng.uniform(0, JITTER))
             elif fact.until == 0 and fact.key in self._breakers:
                 self._breakers[fact.key].close()
         elif fact.kind is FactKind.CREDENTIAL_OFF:
@@ -222,7 +237,14 @@ class FailureDomains:
 
     # -- settling --------------------------------------------------------------------------------
 
+    def _spreads(self, candidate: Candidate) -> bool:
+        """Note that a model failed; whether the provider's last failing one was another."""
+        before = self._last_failing.get(candidate.provider, candidate.model_id)
+        self._last_failing[candidate.provider] = candidate.model_id
+        return before != candidate.model_id
+
     def _worked(self, candidate: Candidate) -> None:
+        self._last_failing.pop(candidate.provider, None)
         key = _credential_key(candidate)
         health = self._credentials.get(key)
         # While it is off, a success is of an attempt that was under way before: no news.
@@ -234,9 +256,9 @@ class FailureDomains:
         now, wall = self._clock.monotonic(), self._clock.time()
         match error.error_class:
             case ErrorClass.THROTTLED:
-                pause = error.retry_after or DEFAULT_COOLDOWN_S
-                self._rest(candidate.key, now + pause, "it is throttled", ErrorClass.THROTTLED)
-                self._tell(FactKind.COOLDOWN, candidate.key, wall + pause, "it is throttled")
+                self._cool_down(candidate.key, error.retry_after or DEFAULT_COOLDOWN_S, "it is throttled")
+            case ErrorClass.TRANSIENT | ErrorClass.MID_STREAM if error.retry_after:
+                self._cool_down(candidate.label, error.retry_after, "it asked to wait")
             case ErrorClass.MODEL:
                 reason = "this credential does not have the model"
                 self._rest(candidate.key, now + MODEL_OFF_S, reason, ErrorClass.MODEL)
@@ -253,6 +275,10 @@ class FailureDomains:
             case _:
                 pass
 
+    def _cool_down(self, key: str, seconds: float, reason: str) -> None:
+        self._rest(key, self._clock.monotonic() + seconds, reason, ErrorClass.THROTTLED)
+        self._tell(FactKind.COOLDOWN, key, self._clock.time() + seconds, reason)
+
     def _rest(self, key: str, until: float, reason: str, error_class: ErrorClass) -> None:
         before = self._rests.get(key)
         if before is None or until > before.until:
@@ -267,7 +293,7 @@ class FailureDomains:
         breaker = self._breakers.get(domain)
         if breaker is None:
             breaker = self._breakers[domain] = CircuitBreaker(
-                *self._limits, name=domain, clock=self._clock, on_change=self._changed
+                *self._limits, name=domain, clock=self._clock, on_change=self._changed, rng=self._rng
             )
         return breaker
 
@@ -276,7 +302,7 @@ class FailureDomains:
         retry_at = breaker.retry_at()
         if retry_at > now:
             self._tripped.add(breaker.name)
-            reason = f"{self._limits.failure_threshold} failures in a row"
+            reason = _in_a_row(breaker.snapshot().consecutive_failures)
             self._tell(FactKind.BREAKER, breaker.name, self._clock.time() + retry_at - now, reason)
         else:
             self._tripped.discard(breaker.name)
@@ -285,8 +311,8 @@ class FailureDomains:
     def _tell(self, kind: FactKind, key: str, until: float, detail: str) -> None:
         if self._learning:
             return
-        print_of_key = self._fingerprints.get(key, "") if kind is FactKind.CREDENTIAL_OFF else ""
-        fact = self._told[kind, key] = Fact(kind, key, until, self._clock.time(), detail, print_of_key)
+        data = self._fingerprints.get(key, "")  # a credential's; nothing else has one
+        fact = self._told[kind, key] = Fact(kind, key, until, self._clock.time(), detail, data)
         if self._publish is not None:
             self._publish(fact)
 
@@ -298,6 +324,10 @@ _OFF_REASONS = {
 }
 _OFF_CLASSES = {reason: error_class for error_class, reason in _OFF_REASONS.items()}
 """Other processes know the reason only: it is the detail of the fact."""
+
+
+def _in_a_row(failures: int) -> str:
+    return f"{failures} failure{'' if failures == 1 else 's'} in a row"
 
 
 def _credential_key(candidate: Candidate) -> str:

@@ -63,6 +63,7 @@ class ModelInfo(NamedTuple):
     ``context_window`` is in tokens, prompt and answer together; ``max_output_tokens`` the most
     that one answer may have. ``abilities`` is a subset of ``ABILITIES``. ``prices`` of ``None``
     means that the cost is unknown, not that it is 0. A ``local`` model runs on the user's own machine.
+    ``responses_only`` are those of its abilities that it has through OpenAI's Responses protocol alone.
     """
 
     id: str
@@ -73,6 +74,7 @@ class ModelInfo(NamedTuple):
     abilities: frozenset[str] = frozenset()
     prices: PriceSchedule | None = None
     local: bool = False
+    responses_only: frozenset[str] = frozenset()
 
     @property
     def label(self) -> str:
@@ -89,6 +91,10 @@ class ModelInfo(NamedTuple):
     def output_price(self, at: float | None = None) -> float | None:
         """USD per million output tokens after a short prompt; ``at`` as in ``input_price``."""
         return None if self.prices is None else self.prices.at(at).output.usd
+
+    def without_responses(self) -> ModelInfo:
+        """The model as it is where its provider speaks Chat Completions."""
+        return self._replace(abilities=self.abilities - self.responses_only, responses_only=frozenset())
 
 
 class ModelRegistry:
@@ -228,6 +234,7 @@ def _default_registry() -> ModelRegistry:
             abilities=frozenset(entry["abilities"]),
             prices=FREE if entry.get("local") else known.get(f"{entry['provider']}/{entry['id']}"),
             local=entry.get("local", False),
+            responses_only=frozenset(entry.get("responses_only", ())),
         )
         for entry in catalog["models"]
     )

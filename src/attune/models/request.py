@@ -193,6 +193,15 @@ class LLMRequest:
             needs.add("vision")
         return frozenset(needs)
 
+    @property
+    def bound_to(self) -> str:
+        """The provider that signed the newest reasoning in the conversation; empty without any."""
+        for message in reversed(self.messages):
+            for part in reversed(message.content):
+                if isinstance(part, ThinkingPart) and part.signature:
+                    return part.provider
+        return ""
+
     def estimated_input_tokens(self) -> int:
         """A rough size of the prompt in tokens: bytes of UTF-8 / 4, and a flat figure per image."""
         size = _bytes(self.system) + sum(len(str(t.parameters)) + _bytes(t.description) for t in self.tools)
@@ -229,7 +238,9 @@ class ExecutionContext:
     the candidate. ``budget_usd`` is the most that all attempts of the call may cost together.
     ``max_latency_ms`` is a limit on the usual latency of a candidate, ``deadline_s`` the time after
     which the call is given up. ``min_success_rate`` of ``None`` prefers 0.8 but does not refuse to
-    try; a number is required of every candidate. ``session_id`` groups the calls of a conversation.
+    try; a number is required of every candidate. ``session_id`` groups the calls of a conversation, which
+    then stay with one candidate while it is healthy. ``hedge`` as in ``ResilientExecutor``, ``None`` for
+    its own.
     """
 
     workflow: str = "default"
@@ -245,6 +256,7 @@ class ExecutionContext:
     budget_usd: float | None = None
     deadline_s: float | None = None
     session_id: str = ""
+    hedge: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.allow_providers, list | tuple | set):
@@ -272,7 +284,9 @@ class RouteRequest:
     """What ``AdaptiveModelRouter.decide`` looks at; limits as in ``ExecutionContext``.
 
     ``input_tokens`` and ``max_output_tokens`` are the sizes of the call where they are known;
-    the cost of a candidate is predicted from them, else from the telemetry's means.
+    the cost of a candidate is predicted from them, else from the telemetry's means. ``bound_to`` is the
+    provider whose signed blocks the conversation holds: it is preferred within the tier, since elsewhere
+    they are left out.
     """
 
     workflow: str = "default"
@@ -288,6 +302,8 @@ class RouteRequest:
     max_output_tokens: int | None = None
     allow_providers: frozenset[str] | None = None
     local_only: bool = False
+    session_id: str = ""
+    bound_to: str = ""
 
     def __post_init__(self) -> None:
         _check_call(self)
@@ -311,6 +327,8 @@ class RouteRequest:
             max_output_tokens=request.max_output_tokens,
             allow_providers=context.allow_providers,
             local_only=context.local_only,
+            session_id=context.session_id,
+            bound_to=request.bound_to,
         )
 
     def of_unknown_size(self) -> RouteRequest:

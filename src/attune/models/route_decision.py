@@ -200,6 +200,8 @@ class RouteDecision:
             note = f"takes about {estimate.latency_ms:.0f} ms and succeeds in {estimate.success_rate:.1%}"
         elif score < best_score:
             note = f"its score is {best_score - score:.3f} lower"
+        elif score > best_score and (self.request.session_id or self.request.bound_to):
+            note = "its score is higher, but the conversation stays with the chosen one"
         elif score > best_score:
             note = "its score is higher, but it has not proven itself here"
         else:

@@ -9,6 +9,8 @@ from attune.errors import BudgetExhaustedError
 from attune.models.telemetry import NANOS_PER_USD
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from attune.clock import Clock
     from attune.models.state import LeaseStore
 
@@ -18,14 +20,14 @@ RESOURCE = "spend"
 
 
 class Reservation:
-    """Dollars held for one attempt; a cost that is not known keeps the whole of it."""
+    """Dollars held for one attempt, by its ``leases``; a cost that is not known keeps the whole of it."""
 
-    def __init__(self, store: LeaseStore, leases: tuple[str, ...]) -> None:
+    def __init__(self, store: LeaseStore, leases: Sequence[str]) -> None:
         self._store = store
         self._leases = leases
 
     def settle(self, cost_nanos: int | None) -> None:
-        """Replace what was held with what it cost."""
+        """Replace what was held with what it cost, without waiting for the store."""
         if cost_nanos is not None:
             for lease in self._leases:
                 self._store.settle(lease, cost_nanos)
@@ -43,29 +45,37 @@ class SpendCap(NamedTuple):
     usd_per_day: float | None = None
     usd_per_month: float | None = None
 
-    def reserve(self, nanos: int, *, ttl_s: float) -> Reservation:
+    async def reserve(self, nanos: int, *, ttl_s: float) -> Reservation:
         """Hold the predicted cost of an attempt. Raises ``BudgetExhaustedError`` beyond a limit."""
         now = self.clock.time()
-        held: list[str] = []
-        for period, limit, start in self._limits(now):
-            lease = self.store.reserve(
-                f"{RESOURCE}/{period}",
-                nanos,
-                limit=round(limit * NANOS_PER_USD),
-                window_start=start,
-                ttl_s=ttl_s,
-                now=now,
+        leases: list[str] = []
+        held = Reservation(self.store, leases)
+        try:
+            for period, limit, start in self._limits(now):
+                leases.append(await self._lease(nanos, period, limit, start, now, ttl_s))
+        except BaseException:  # also a cancellation: nothing is sent
+            held.settle(0)
+            raise
+        return held
+
+    async def _lease(
+        self, nanos: int, period: str, limit: float, start: float, now: float, ttl_s: float
+    ) -> str:
+        lease = await self.store.reserve(
+            f"{RESOURCE}/{period}",
+            nanos,
+            limit=round(limit * NANOS_PER_USD),
+            window_start=start,
+            ttl_s=ttl_s,
+            now=now,
+        )
+        if lease is None:
+            raise BudgetExhaustedError(
+                f"usd_per_{period}",
+                f"the spend cap of ${limit:g} a {period} leaves no room for up to "
+                f"${nanos / NANOS_PER_USD:.4f} more; raise [routing] max_usd_per_{period} or wait",
             )
-            if lease is None:
-                for other in held:
-                    self.store.settle(other, 0)
-                raise BudgetExhaustedError(
-                    f"usd_per_{period}",
-                    f"the spend cap of ${limit:g} a {period} leaves no room for up to "
-                    f"${nanos / NANOS_PER_USD:.4f} more; raise [routing] max_usd_per_{period} or wait",
-                )
-            held.append(lease)
-        return Reservation(self.store, tuple(held))
+        return lease
 
     def _limits(self, now: float) -> list[tuple[str, float, float]]:
         day = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)

@@ -122,7 +122,7 @@ class FactKind(StrEnum):
     """What a fact is about; the key that goes with each."""
 
     BREAKER = "breaker"  # key: failure domain
-    COOLDOWN = "cooldown"  # key: candidate
+    COOLDOWN = "cooldown"  # key: candidate, or provider/model when it is overloaded
     CREDENTIAL_OFF = "credential_off"  # key: provider#credential
     MODEL_OFF = "model_off"  # key: candidate
     QUOTA = "quota"  # key: provider#credential#window
@@ -167,7 +167,7 @@ class LeaseStore(Protocol):
     expires: what may have been spent is never forgotten.
     """
 
-    def reserve(
+    async def reserve(
         self, resource: str, amount: int, *, limit: int, window_start: float, ttl_s: float, now: float
     ) -> str | None:
         """Reserve ``amount`` if spent + reserved since ``window_start`` stays within ``limit``.
@@ -176,7 +176,7 @@ class LeaseStore(Protocol):
         """
 
     def settle(self, lease_id: str, amount: int) -> None:
-        """Replace a reservation with what was really used. Settling twice changes nothing."""
+        """Replace a reservation with what was really used, in the background. Twice changes nothing."""
 
     def used(self, resource: str, window_start: float) -> int:
         """Spent plus reserved since ``window_start``."""

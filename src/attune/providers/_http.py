@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import socket
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from contextvars import ContextVar
+from functools import lru_cache
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, WeakSet
 
 import aiohttp
@@ -30,6 +33,11 @@ RECYCLE_S = 1.0
 """How long the end of a complete answer is waited for, so that its connection can be used again."""
 
 _HEADERS = {"user-agent": "attune", "accept-encoding": "identity"}
+
+_connects: ContextVar[list[object]] = ContextVar("attune_connects")
+"""The addresses that the request under way in this context has connected to; none with a kept connection.
+aiohttp's tracing would tell as well, and takes a quarter of the time of a whole call.
+"""
 
 
 class HTTPTransport:
@@ -84,6 +92,7 @@ class HTTPTransport:
         task = asyncio.get_running_loop().create_task(_read_to_end(response))
         self._recycling.add(task)
         task.add_done_callback(self._recycling.discard)
+        task.add_done_callback(lambda _: response.close())  # also when it is cancelled before it has begun
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop, and open none there any more; idempotent."""
@@ -100,36 +109,37 @@ class HTTPTransport:
     async def _head(
         self, url: str, headers: Mapping[str, str], body: bytes, connect_s: float, errors: ErrorMapper
     ) -> aiohttp.ClientResponse:
-        progress = _Progress()
+        content = io.BytesIO(body)  # bytes above 1 MiB would be written in one go
         try:
-            return await self._send(url, headers, body, connect_s, progress)
-        except TRANSPORT_ERRORS as error:
+            return await self._send(url, headers, content, connect_s)
+        except (*TRANSPORT_ERRORS, UnicodeError) as error:  # UnicodeError: a host that is no name of one
             failure = errors.raised(ConnectionFailedError, _reason(error, connect_s))
-            failure.sent = progress.written >= len(body) and not _never_left(error)
+            failure.sent = content.tell() >= len(body) and not _never_left(error)
         # Raised out here, where no error of aiohttp is its context: those hold the headers with the key.
         raise failure
 
     async def _send(
-        self, url: str, headers: Mapping[str, str], body: bytes, connect_s: float, progress: _Progress
+        self, url: str, headers: Mapping[str, str], content: io.BytesIO, connect_s: float
     ) -> aiohttp.ClientResponse:
         async def send() -> aiohttp.ClientResponse:
             return await self._session().post(
                 url,
-                data=io.BytesIO(body),  # bytes above 1 MiB would be written in one go
+                data=content,
                 headers={**headers, "content-type": "application/json"},
-                timeout=aiohttp.ClientTimeout(total=None, connect=connect_s),
+                timeout=_timeout(connect_s),
                 allow_redirects=False,
-                trace_request_ctx=progress,
             )
 
+        connects: list[object] = []
+        _connects.set(connects)
         try:
             return await send()
         except aiohttp.ClientOSError as error:
-            if not (progress.reused and _never_left(error)):
+            if connects or not _never_left(error):
                 raise
         # A kept connection that the server had closed: the request never left as a whole, so no
         # server can have begun it, and sending it on a new connection is not a second attempt.
-        progress.reset()
+        content.seek(0)
         return await send()
 
     def _session(self) -> aiohttp.ClientSession:
@@ -139,12 +149,11 @@ class HTTPTransport:
         session = self._sessions.get(loop)
         if session is None:
             session = self._sessions[loop] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),
+                connector=aiohttp.TCPConnector(limit=0, socket_factory=_new_socket),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=_HEADERS,
                 auto_decompress=False,
                 trust_env=False,
-                trace_configs=[_tracing()],
             )
         return session
 
@@ -174,7 +183,7 @@ class HTTPStream:
         if self._over:
             raise StopAsyncIteration
         try:
-            event = await self._next()
+            event = next(self._ready, None) or await self._next()
         except ProviderError:
             await self.aclose()
             raise
@@ -183,6 +192,10 @@ class HTTPStream:
             self._transport.recycle(self._response)
         return event
 
+    def __del__(self) -> None:
+        if not self._over:  # dropped without ``aclose``
+            self._response.close()
+
     async def aclose(self) -> None:
         """Close the connection at once, unless the answer was complete; idempotent."""
         if not self._over:
@@ -190,46 +203,35 @@ class HTTPStream:
             self._response.close()
 
     async def _next(self) -> StreamEvent:
-        while True:
-            for event in self._ready:
-                return event
-            if self._at_end:
-                raise self._errors.broken("the answer ended before its terminal event")
+        """The first event that comes of more bytes."""
+        while not self._at_end:
             chunk = await self._read()
             self._at_end = not chunk
             self._ready = self._decoder.feed(chunk) if chunk else self._decoder.finish()
+            for event in self._ready:
+                return event
+        raise self._errors.broken("the answer ended before its terminal event")
 
     async def _read(self) -> bytes:
+        content = self._response.content
         with suppress(*TRANSPORT_ERRORS):
-            return await self._response.content.readany()
+            return await content.readany()
+        # Once a connection has broken, aiohttp keeps what came before it to itself: the usage, or even the end.
+        if left := content._read_nowait(-1):
+            return left
         # Not from that error, which may hold the headers with the key.
         raise self._errors.broken("the connection broke during the answer")
 
 
-class _Progress:
-    """How far a request has come: its bytes written, and whether on a connection used before."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        self.written = 0
-        self.reused = False
+def _new_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """The socket of a new connection, which the request that it is for is told of."""
+    _connects.get([]).append(address)
+    return socket.socket(*address[:3])
 
 
-def _tracing() -> aiohttp.TraceConfig:
-    """Keeps the ``_Progress`` that is given with each request."""
-
-    async def reused(_session: object, context: Any, _params: object) -> None:
-        context.trace_request_ctx.reused = True
-
-    async def written(_session: object, context: Any, params: aiohttp.TraceRequestChunkSentParams) -> None:
-        context.trace_request_ctx.written += len(params.chunk)
-
-    tracing = aiohttp.TraceConfig()
-    tracing.on_connection_reuseconn.append(reused)
-    tracing.on_request_chunk_sent.append(written)
-    return tracing
+@lru_cache(maxsize=8)
+def _timeout(connect_s: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, connect=connect_s)
 
 
 def _never_left(error: Exception) -> bool:
@@ -240,9 +242,19 @@ def _never_left(error: Exception) -> bool:
 def _reason(error: Exception, connect_s: float) -> str:
     if isinstance(error, TimeoutError):
         return f"no connection within {connect_s:g} s"
-    if isinstance(error, aiohttp.ClientConnectorError) and (error.errno or 0) > 0:
-        return f"cannot reach {error.host}:{error.port}: {os.strerror(error.errno or 0)}"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"cannot reach {error.host}:{error.port}: {_why(error)}"
+    if isinstance(error, aiohttp.ServerDisconnectedError):  # which may hold half a head
+        return "the connection failed: closed before an answer"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"the connection failed: what came is not HTTP: {error.message}"
     return f"the connection failed: {error}"
+
+
+def _why(error: aiohttp.ClientConnectorError) -> str:
+    if (error.errno or 0) > 0 and not isinstance(error, aiohttp.ClientSSLError):  # whose numbers are others
+        return os.strerror(error.errno or 0)
+    return (error.strerror or str(error)).partition(" (_ssl")[0]
 
 
 async def _failure(response: aiohttp.ClientResponse, errors: ErrorMapper) -> ProviderError:
@@ -264,5 +276,3 @@ async def _read_to_end(response: aiohttp.ClientResponse) -> None:
                 pass
     except TRANSPORT_ERRORS:
         pass  # the answer is complete; only its connection is lost
-    finally:
-        response.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 from urllib.parse import urlsplit
 
 from attune.errors import ConfigError, UnknownNameError
@@ -13,10 +13,22 @@ if TYPE_CHECKING:
     from attune.models.executor import Provider
     from attune.providers.secret import Secret
 
-__all__ = ["KINDS", "KNOWN_PROVIDERS", "KnownProvider", "build_provider"]
+__all__ = [
+    "KINDS",
+    "KNOWN_PROVIDERS",
+    "PROTOCOLS",
+    "KnownProvider",
+    "OpenAIProtocol",
+    "build_provider",
+    "usual_protocol",
+]
 
 KINDS = ("anthropic", "openai", "local")
-"""The protocols: Messages, Chat Completions, and the embedded model."""
+"""What a provider speaks: Messages, one of OpenAI's protocols, and the embedded model."""
+
+OpenAIProtocol: TypeAlias = Literal["chat", "responses"]
+PROTOCOLS: tuple[OpenAIProtocol, ...] = get_args(OpenAIProtocol)
+"""The protocols of the kind ``openai``: Chat Completions and Responses."""
 
 
 class KnownProvider(NamedTuple):
@@ -45,6 +57,16 @@ KNOWN_PROVIDERS: Mapping[str, KnownProvider] = {
 }
 
 
+def usual_protocol(base_url: str) -> OpenAIProtocol:
+    """The protocol of the kind ``openai`` where none is configured.
+
+    ``responses`` at OpenAI's own address, where the newest models take tools only so; ``chat``
+    everywhere else, where often nothing else is spoken.
+    """
+    host = urlsplit(base_url).hostname or ""
+    return "responses" if host.endswith(".openai.com") else "chat"
+
+
 def build_provider(
     name: str,
     kind: str | None = None,
@@ -52,16 +74,21 @@ def build_provider(
     base_url: str | None = None,
     key: Secret | None = None,
     credential: str | None = None,
+    protocol: str | None = None,
 ) -> Provider:
     """The provider ``name`` with one credential; what is not given is that of the known provider.
 
-    ``credential`` defaults to ``api_key``, without a key to ``none``. Raises ``UnknownNameError`` for
-    a kind that does not exist and ``ConfigError`` for a base URL that is missing or no plain one.
+    ``credential`` defaults to ``api_key``, without a key to ``none``; ``protocol``, which only the kind
+    ``openai`` has, to the usual one of the address. Raises ``UnknownNameError`` for a kind or protocol
+    that does not exist and ``ConfigError`` for a base URL that is missing or no plain one.
     """
     known = KNOWN_PROVIDERS.get(name)
     kind = kind or (known.kind if known else "")
     if kind not in KINDS:
         raise UnknownNameError("provider kind", kind, KINDS, where=f"provider {name}")
+    if protocol is not None and (kind != "openai" or protocol not in PROTOCOLS):
+        known_ones = PROTOCOLS if kind == "openai" else ()
+        raise UnknownNameError("protocol", protocol, known_ones, where=f"provider {name} of kind {kind}")
     if kind == "local":
         from attune.providers.local import LocalProvider
 
@@ -76,7 +103,8 @@ def build_provider(
         return AnthropicProvider(name, base_url=url, key=key, credential=credential)
     from attune.providers.openai import OpenAIProvider
 
-    return OpenAIProvider(name, base_url=url, key=key, credential=credential)
+    protocol = protocol or usual_protocol(url)
+    return OpenAIProvider(name, base_url=url, key=key, credential=credential, protocol=protocol)
 
 
 def _checked(base_url: str | None, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Chat Completions at any base URL: OpenAI, Gemini's compatible endpoint, Ollama, vLLM and others."""
+"""Responses or Chat Completions at any base URL: OpenAI, Gemini's compatible endpoint, Ollama and others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from attune.providers._http import HTTPTransport
-from attune.wire import chat
+from attune.wire import chat, responses
 from attune.wire.decoder import BodyDecoder
 from attune.wire.errors import ErrorMapper
 
@@ -15,18 +15,29 @@ if TYPE_CHECKING:
     from attune.models.registry import ModelInfo
     from attune.models.request import LLMRequest
     from attune.providers._http import HTTPStream
+    from attune.providers.catalogue import OpenAIProtocol
     from attune.providers.secret import Secret
 
 __all__ = ["OpenAIProvider"]
 
 
 class OpenAIProvider:
-    """A service that speaks Chat Completions, with one key or none."""
+    """A service that speaks ``protocol``, with one key or none."""
 
-    def __init__(self, name: str, *, base_url: str, key: Secret | None, credential: str = "api_key") -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        base_url: str,
+        key: Secret | None,
+        credential: str = "api_key",
+        protocol: OpenAIProtocol = "chat",
+    ) -> None:
         self._name = name
         self._credential = credential
-        self._url = base_url.rstrip("/") + "/chat/completions"
+        self._speaks_responses = protocol == "responses"
+        path = "/responses" if self._speaks_responses else "/chat/completions"
+        self._url = base_url.rstrip("/") + path
         self._key = key
         self._transport = HTTPTransport()
         host = urlsplit(base_url).hostname or ""
@@ -48,13 +59,18 @@ class OpenAIProvider:
         return await self._transport.post(
             self._url,
             {"authorization": f"Bearer {key}"} if key else {},
-            chat.encode(request, model, errors=errors, limit_field=self._limit_field),
+            self._encoded(request, model, errors),
             connect_s=budget.connect_s,
             errors=errors,
             streams=request.stream,
-            of_stream=chat.ChatDecoder(errors),
-            of_body=BodyDecoder(chat.decode_body, errors),
+            of_stream=(responses.ResponsesDecoder if self._speaks_responses else chat.ChatDecoder)(errors),
+            of_body=BodyDecoder((responses if self._speaks_responses else chat).decode_body, errors),
         )
+
+    def _encoded(self, request: LLMRequest, model: ModelInfo, errors: ErrorMapper) -> bytes:
+        if self._speaks_responses:
+            return responses.encode(request, model, errors=errors)
+        return chat.encode(request, model, errors=errors, limit_field=self._limit_field)
 
     async def aclose(self) -> None:
         """Close the connections; idempotent."""

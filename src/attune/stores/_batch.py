@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from attune.models.telemetry import DecisionRecord, LLMCallRecord
 from attune.stores._codec import INSERT_ATTEMPTS, INSERT_DECISIONS, attempt_row, decision_row
 from attune.stores._facts import put_fact
+from attune.stores._leases import Settlement, settle
 from attune.stores._rollups import RollupDeltas
 from attune.stores._rows import RowInsert
 
@@ -85,6 +86,8 @@ def write_records(
             deltas.add(record, cell)
         elif isinstance(record, DecisionRecord):
             decisions.append(decision_row(record))
+        elif isinstance(record, Settlement):
+            settle(connection, record)
         else:
             put_fact(connection, record)
     cells.write(connection)

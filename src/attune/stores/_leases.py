@@ -26,6 +26,13 @@ class Lease(NamedTuple):
     amount: int
 
 
+class Settlement(NamedTuple):
+    """What a reservation is to be replaced by: ``amount`` in the unit of its resource."""
+
+    lease_id: str
+    amount: int
+
+
 def reserve(connection: sqlite3.Connection, lease: Lease, limit: int, window_start: float) -> bool:
     """Store the lease if the limit allows it, within the caller's transaction."""
     if used(connection, lease.resource, window_start) + lease.amount > limit:
@@ -37,11 +44,12 @@ def reserve(connection: sqlite3.Connection, lease: Lease, limit: int, window_sta
     return True
 
 
-def settle(connection: sqlite3.Connection, lease_id: str, amount: int) -> None:
+def settle(connection: sqlite3.Connection, settlement: Settlement) -> None:
     """Replace a reservation by what was used, within the caller's transaction.
 
     Does nothing for a lease that is settled already, or that retention has removed.
     """
+    lease_id, amount = settlement
     row = connection.execute(
         "SELECT resource, at, amount FROM leases WHERE id = ? AND settled = 0", (lease_id,)
     ).fetchone()

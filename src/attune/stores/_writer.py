@@ -3,6 +3,7 @@
 Records go into a bounded queue; the thread commits what is there, at most ``LINGER_SECONDS`` after
 it arrived, in one transaction. Jobs (functions that need an answer) stand in the same queue, so
 each sees everything appended before it. When the disk fails, the records stay and are tried again.
+The WAL is checkpointed here and not by SQLite, which would keep a failure to itself.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from attune.errors import StoreError
 from attune.models.state import Fact
 from attune.models.telemetry import DecisionRecord, LLMCallRecord
 from attune.stores._batch import CellNumbers, write_records
+from attune.stores._leases import Settlement
 from attune.stores._rollups import register_functions
 from attune.stores._schema import is_corruption, store_error
 from attune.stores._soundness import suspect
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from attune.stores._retention import Retention
 
-Record: TypeAlias = LLMCallRecord | DecisionRecord | Fact
+Record: TypeAlias = LLMCallRecord | DecisionRecord | Fact | Settlement
 
 LINGER_SECONDS = 0.05
 """How long a record waits for others to share its commit; with the commit itself it stays under
@@ -38,6 +40,10 @@ LINGER_SECONDS = 0.05
 
 MAX_QUEUED = 50_000
 _MAX_BATCH = 16_384
+_CHECKPOINT_ROWS = 40_000
+_ROWS_OF_A_COMMIT = 80
+"""What the WAL may hold before its pages are moved into the file, counted in rows, with so many for the
+pages that a commit rewrites though they are not full: some 10 MB of full commits or 30 MB of small ones."""
 _RETRY_SECONDS = 1.0
 _CLOSE_SECONDS = 5.0
 _IDLE_SECONDS = 3600.0  # a thread without work looks this often whether the retention is due
@@ -66,8 +72,8 @@ class _Job(NamedTuple):
 class Writer:
     """Owns the connection that writes; thread-safe. Between its batches it does what ``retention`` asks.
 
-    ``last_error`` is why the disk refuses to take records now, or ``None``. ``rejected`` counts the
-    records that no table can hold; each is logged.
+    ``last_error`` is what the disk refuses to do now, or ``None``: take records, or empty the WAL that has
+    them. ``rejected`` counts the records that no table can hold; each is logged.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: Path, retention: Retention) -> None:
@@ -81,8 +87,9 @@ class Writer:
         self._queue: deque[Record | _Job] = deque()
         self._jobs = 0
         self._retrying: list[Record] = []
+        self._rows_in_wal = 0
         self._closing_until: float | None = None
-        self._lost = 0
+        self._loss: StoreError | None = None
         # Re-entrant, because the garbage collector may call ``close`` in this very thread.
         self._lock = threading.RLock()
         self._work = threading.Condition(self._lock)
@@ -126,9 +133,9 @@ class Writer:
             self._room.notify_all()
         if threading.current_thread() is not self._thread:
             self._thread.join()
-            if self._lost:
-                lost, self._lost = self._lost, 0
-                raise StoreError(f"{lost} records could not be written: {self.last_error}")
+            loss, self._loss = self._loss, None
+            if loss is not None:
+                raise loss
 
     def _closed(self) -> StoreError:
         return StoreError(f"the ledger {self._path} is closed; open it again")
@@ -191,17 +198,39 @@ class Writer:
                 self._reject(items[0], error)
                 return
         except sqlite3.Error as error:
-            if is_corruption(error):
-                suspect(self._connection)
-            self._hold(items, store_error(self._path, error, writing=True))
+            self._hold(items, self._refused(error, "records are kept in memory and tried again"))
             return
         else:
-            self.last_error = None
+            if self._rows_in_wal < _CHECKPOINT_ROWS:  # else it is the checkpoint that fails
+                self.last_error = None
             for done, answer in answers:
                 done.set_result(answer)
+            self._rows_in_wal += len(items) + _ROWS_OF_A_COMMIT
+            if self._rows_in_wal >= _CHECKPOINT_ROWS:
+                self._checkpoint()
             return
         for item in items:
             self._attempt([item])
+
+    def _checkpoint(self, mode: str = "PASSIVE") -> None:
+        """Move what is committed from the WAL into the file; if that fails, nothing is lost."""
+        try:
+            self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        except sqlite3.Error as error:
+            self._refused(error, f"records stay in {self._path.name}-wal")
+        else:
+            self._rows_in_wal = 0
+            self.last_error = None
+
+    def _refused(self, error: sqlite3.Error, what_now: str) -> StoreError:
+        """The error to show for what the disk or the file refused; logged when it begins."""
+        if is_corruption(error):
+            suspect(self._connection)
+        reason = store_error(self._path, error, writing=True)
+        if self.last_error is None:
+            _log(f"{reason} ({what_now})")
+        self.last_error = reason
+        return reason
 
     def _commit(self, items: Sequence[Record | _Job]) -> list[tuple[Future[Any], Any]]:
         if all(isinstance(item, _Job) and item.work is None for item in items):
@@ -243,9 +272,6 @@ class Writer:
 
     def _hold(self, items: Sequence[Record | _Job], error: StoreError) -> None:
         """Keep the records for another try; whoever waits for an answer gets the error now."""
-        if self.last_error is None:
-            _log(f"{error} (records are kept in memory and tried again)")
-        self.last_error = error
         with self._lock:
             waiting = [item for item in (*items, *self._queue) if isinstance(item, _Job)]
             self._retrying += [item for item in items if not isinstance(item, _Job)]
@@ -261,12 +287,12 @@ class Writer:
             left = [*unfinished, *self._retrying, *self._queue]
             self._room.notify_all()
         jobs = [item for item in left if isinstance(item, _Job)]
-        self._lost = len(left) - len(jobs)
-        if self._lost:
-            _log(f"{self._lost} records could not be written: {self.last_error}")
+        if len(left) > len(jobs):
+            lost = len(left) - len(jobs)
+            self._loss = StoreError(f"{lost} records could not be written: {self.last_error}")
+            _log(str(self._loss))
         _fail(jobs, self._closed())
-        with contextlib.suppress(sqlite3.Error):
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._checkpoint("TRUNCATE")
         self._connection.close()
 
 

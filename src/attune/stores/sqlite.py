@@ -20,7 +20,7 @@ from attune.models.performance import BUCKET_SECONDS
 from attune.models.state import LedgerTotals, RollupRow
 from attune.stores._codec import SELECT_ATTEMPTS, SELECT_DECISIONS, attempt_from_row, decision_from_row
 from attune.stores._facts import read_facts
-from attune.stores._leases import Lease, reserve, settle, used
+from attune.stores._leases import Lease, Settlement, reserve, used
 from attune.stores._schema import (
     Durability,
     check_readable,
@@ -188,7 +188,7 @@ class SqliteStore(SqliteReader):
 
     @property
     def last_error(self) -> StoreError | None:
-        """Why the disk refuses records now; they are kept and tried again. ``None`` if it does not."""
+        """What the disk refuses to do now; records are kept, and it is tried again. ``None`` if nothing."""
         return self._writer.last_error
 
     @property
@@ -220,22 +220,32 @@ class SqliteStore(SqliteReader):
 
         return self._do(partial(apply_outcome, outcome=outcome))
 
-    def reserve(
+    async def reserve(
         self, resource: str, amount: int, *, limit: int, window_start: float, ttl_s: float, now: float
     ) -> str | None:
         """Reserve ``amount`` if spent + reserved since ``window_start`` stays within ``limit``.
 
         Atomic over all processes. Returns the lease's id, or ``None`` when the limit would be passed.
+        Whoever is cancelled meanwhile holds nothing.
         """
+        import asyncio
+
         _check_amount(amount)
         lease = Lease(os.urandom(16).hex(), resource, now, now + ttl_s, amount)
-        granted = self._do(partial(reserve, lease=lease, limit=limit, window_start=window_start))
+        work = partial(reserve, lease=lease, limit=limit, window_start=window_start)
+        try:
+            granted = await asyncio.wrap_future(self._writer.submit(work))
+        except asyncio.CancelledError:
+            self.settle(lease.id, 0)  # stands behind the reservation, should that be under way
+            raise
         return lease.id if granted else None
 
     def settle(self, lease_id: str, amount: int) -> None:
-        """Replace a reservation with what was really used, also after it expired; twice: nothing."""
+        """Take what a reservation is replaced with, like ``append_decision``: what was really used, also
+        after it expired; twice changes nothing. Every later reservation sees it.
+        """
         _check_amount(amount)
-        self._do(partial(settle, lease_id=lease_id, amount=amount))
+        self._writer.put(Settlement(lease_id, amount))
 
     def prune(self, before: float) -> None:
         """Delete decisions, attempts and outcomes of before a time (UTC epoch seconds); keep roll-ups."""

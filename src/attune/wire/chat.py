@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -17,14 +16,15 @@ from attune.models.executor import (
     ThinkingDelta,
     ToolCallDelta,
 )
-from attune.models.request import ImagePart, TextPart, ToolCallPart, ToolResultPart
+from attune.models.request import ImagePart, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
 from attune.models.telemetry import TokenUsage
+from attune.wire.conversation import portable
 from attune.wire.decoder import StreamDecoder, events_of
-from attune.wire.encoder import effort, to_json
+from attune.wire.encoder import JSON_INSTRUCTION, effort, is_strict, openai_version, to_json
 from attune.wire.errors import MALFORMED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from attune.models.registry import ModelInfo
     from attune.models.request import LLMRequest, Message
@@ -42,7 +42,10 @@ _STOP_REASONS = {
     "function_call": "tool_calls",
     "content_filter": "refusal",
 }
-_OPENAI_REASONING = re.compile(r"gpt-(\d+)(?:\.(\d+))?|o\d")
+_CALL_IDS = re.compile("[!-~]{1,40}")
+_SIGNS_ITS_CALLS = re.compile(r"(?:\w+/)*gemini-(?:[3-9]|\d\d)")
+_UNSIGNED = "skip_thought_signature_validator"
+"""What Google documents in place of the signature of a tool call that another model made."""
 
 
 def encode(
@@ -52,17 +55,17 @@ def encode(
 
     ``limit_field`` names the output limit: OpenAI's own reasoning models accept only
     ``max_completion_tokens``, most compatible servers only ``max_tokens``. ``extra`` is added but
-    replaces nothing of ours. What the protocol or the model cannot say is left out: thinking of
-    earlier turns, and the temperature for OpenAI's reasoning models, which reject one. Raises
-    ``CallerError`` for what JSON cannot say.
+    replaces nothing of ours. What the protocol or the model cannot say is left out: the text of
+    earlier thinking, and the temperature and stop sequences that OpenAI's reasoning models reject.
+    Gemini signs its tool calls and demands that back. Raises ``CallerError`` for what JSON cannot say.
     """
-    body: dict[str, Any] = {**request.extra, "model": model.id, "messages": _messages(request)}
+    body: dict[str, Any] = {**request.extra, "model": model.id, "messages": _messages(request, model)}
     if request.max_output_tokens is not None:
         body[limit_field] = min(request.max_output_tokens, model.max_output_tokens)
-    version = _openai_version(model.id)
+    version = openai_version(model.id)
     if request.temperature is not None and version is None:
         body["temperature"] = request.temperature
-    if request.stop:
+    if request.stop and version is None:
         body["stop"] = list(request.stop)
     if request.thinking_tokens is not None:
         body["reasoning_effort"] = effort(request.thinking_tokens)
@@ -78,28 +81,24 @@ def encode(
     return to_json(body, errors)
 
 
-def _openai_version(model_id: str) -> tuple[int, int] | None:
-    """The version of an OpenAI reasoning model, (0, 0) for the o-series; ``None`` for all else."""
-    match = _OPENAI_REASONING.match(model_id)
-    if match is None:
-        return None
-    version = (int(match[1] or 0), int(match[2] or 0))
-    return version if version >= (5, 0) or match[1] is None else None
+def _messages(request: LLMRequest, model: ModelInfo) -> list[dict[str, Any]]:
+    as_json = request.output_format is not None and request.output_format.schema is None
+    system = "\n\n".join(filter(None, (request.system, JSON_INSTRUCTION if as_json else "")))
+    encoded: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+    signed = _SIGNS_ITS_CALLS.match(model.id) is not None
+    for message in portable(request.messages, provider=model.provider, call_ids=_CALL_IDS):
+        encoded += _message(message, signed=signed)
+    return encoded
 
 
-def _messages(request: LLMRequest) -> list[dict[str, Any]]:
-    system = [{"role": "system", "content": request.system}] if request.system else []
-    return system + [encoded for message in request.messages for encoded in _message(message)]
-
-
-def _message(message: Message) -> Iterator[dict[str, Any]]:
+def _message(message: Message, *, signed: bool) -> Iterator[dict[str, Any]]:
     # Tool results are messages of their own here, and must follow the call directly.
     for part in message.content:
         if isinstance(part, ToolResultPart):
             text = f"Error: {part.text}" if part.is_error else part.text
             yield {"role": "tool", "tool_call_id": part.tool_call_id, "content": text}
     content = [_content(p) for p in message.content if isinstance(p, (TextPart, ImagePart))]
-    calls = [_call(p) for p in message.content if isinstance(p, ToolCallPart)]
+    calls = list(_calls(message, signed=signed))
     if content or calls:
         encoded: dict[str, Any] = {"role": message.role, "content": _simplest(content)}
         yield encoded | ({"tool_calls": calls} if calls else {})
@@ -119,12 +118,22 @@ def _simplest(content: list[dict[str, Any]]) -> str | list[dict[str, Any]] | Non
     return content or None
 
 
-def _call(part: ToolCallPart) -> dict[str, Any]:
-    return {
-        "id": part.id,
-        "type": "function",
-        "function": {"name": part.name, "arguments": part.arguments or "{}"},
-    }
+def _calls(message: Message, *, signed: bool) -> Iterator[dict[str, Any]]:
+    """The tool calls of a message; ``signed`` ones have the signature of the thinking before them.
+
+    Of calls side by side the model signs the first, so it misses no other's.
+    """
+    signature = _UNSIGNED
+    for part in message.content:
+        if isinstance(part, ThinkingPart):
+            signature = part.signature
+        elif isinstance(part, ToolCallPart):
+            function = {"name": part.name, "arguments": part.arguments or "{}"}
+            call: dict[str, Any] = {"id": part.id, "type": "function", "function": function}
+            if signed and signature:
+                call["extra_content"] = {"google": {"thought_signature": signature}}
+            signature = ""
+            yield call
 
 
 def _tools(request: LLMRequest) -> dict[str, Any]:
@@ -150,21 +159,8 @@ def _response_format(schema: Mapping[str, Any] | None, name: str) -> dict[str, A
     # Strict decoding is a guarantee, but a schema outside its subset is rejected with it.
     return {
         "type": "json_schema",
-        "json_schema": {"name": name, "schema": schema, "strict": _is_strict(schema)},
+        "json_schema": {"name": name, "schema": schema, "strict": is_strict(schema)},
     }
-
-
-def _is_strict(schema: object) -> bool:
-    """Whether every object of a schema closes itself and requires all that it has."""
-    if isinstance(schema, list):
-        return all(_is_strict(item) for item in schema)
-    if not isinstance(schema, Mapping):
-        return True
-    if schema.get("type") == "object" or "properties" in schema:
-        closed = schema.get("additionalProperties") is False
-        if not closed or set(schema.get("required", ())) != set(schema.get("properties", ())):
-            return False
-    return all(_is_strict(value) for value in schema.values())
 
 
 class _Function(msgspec.Struct, gc=False):
@@ -172,10 +168,19 @@ class _Function(msgspec.Struct, gc=False):
     arguments: str | None = None
 
 
+class _Google(msgspec.Struct, gc=False):
+    thought_signature: str | None = None
+
+
+class _ExtraContent(msgspec.Struct, gc=False):
+    google: _Google | None = None
+
+
 class _ToolCall(msgspec.Struct):
     index: int | None = None
     id: str | None = None
     function: _Function | None = None
+    extra_content: _ExtraContent | None = None
 
 
 class _Delta(msgspec.Struct):
@@ -272,6 +277,9 @@ class _Reader:
             self._refused = True
             yield TextDelta(delta.refusal)
         for position, call in enumerate(delta.tool_calls or ()):
+            google = (call.extra_content or _ExtraContent()).google
+            if google is not None and google.thought_signature:
+                yield ThinkingDelta("", google.thought_signature)
             yield self._tool_call(call, position if call.index is None else call.index)
 
     def _tool_call(self, call: _ToolCall, index: int) -> ToolCallDelta:

@@ -24,10 +24,15 @@ if TYPE_CHECKING:
 
     from attune.wire.errors import ErrorMapper
 
-__all__ = ["MAX_BODY_BYTES", "BodyDecoder", "Decoder", "StreamDecoder", "events_of"]
+__all__ = ["MAX_BODY_BYTES", "MAX_CONTENT_BYTES", "BodyDecoder", "Decoder", "StreamDecoder", "events_of"]
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """The largest answer accepted in one body."""
+
+MAX_CONTENT_BYTES = 128 * 1024 * 1024
+"""The most bytes of content events accepted in one stream: three times the longest answers of today,
+128,000 tokens of up to 330 bytes with all that is sent around each. What comes of them is kept.
+"""
 
 _KINDS: dict[type, EventKind] = {
     Meta: EventKind.META,
@@ -70,6 +75,7 @@ class StreamDecoder(ABC):
         self._errors = errors
         self._parser = SSEParser()
         self._over = False
+        self._content_bytes = 0
 
     def feed(self, chunk: bytes) -> Iterator[StreamEvent]:
         """See ``Decoder``."""
@@ -78,7 +84,14 @@ class StreamDecoder(ABC):
                 return
             for event in events_of(self._payloads(block), block.raw):
                 self._over = event.kind is EventKind.TERMINAL
+                if event.kind is EventKind.CONTENT:
+                    self._count(len(event.raw))
                 yield event
+
+    def _count(self, size: int) -> None:
+        self._content_bytes += size
+        if self._content_bytes > MAX_CONTENT_BYTES:
+            raise self._errors.broken(f"the content of the answer is above {MAX_CONTENT_BYTES} bytes")
 
     def finish(self) -> Iterator[StreamEvent]:
         """An event that the end of the input cuts off is no event, so nothing is left to yield."""

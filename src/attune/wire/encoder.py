@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,13 @@ from attune.errors import CallerError
 if TYPE_CHECKING:
     from attune.wire.errors import ErrorMapper
 
-__all__ = ["effort", "to_json"]
+__all__ = ["JSON_INSTRUCTION", "effort", "is_strict", "openai_version", "to_json"]
+
+JSON_INSTRUCTION = "Answer with a single JSON object and nothing else."
+"""Asks for JSON without a schema. OpenAI refuses its JSON mode unless the prompt has that word in it."""
 
 _EFFORT_LIMITS = ((1024, "low"), (8192, "medium"))
+_OPENAI_REASONING = re.compile(r"gpt-(\d+)(?:\.(\d+))?|o\d")
 
 
 def effort(thinking_tokens: int) -> str:
@@ -24,6 +29,31 @@ def effort(thinking_tokens: int) -> str:
     Google documents for its OpenAI endpoint.
     """
     return next((level for limit, level in _EFFORT_LIMITS if thinking_tokens <= limit), "high")
+
+
+def openai_version(model_id: str) -> tuple[int, int] | None:
+    """The version of an OpenAI reasoning model, (0, 0) for the o-series; ``None`` for all else."""
+    match = _OPENAI_REASONING.match(model_id)
+    if match is None:
+        return None
+    version = (int(match[1] or 0), int(match[2] or 0))
+    return version if version >= (5, 0) or match[1] is None else None
+
+
+def is_strict(schema: object) -> bool:
+    """Whether every object of a JSON schema closes itself and requires all that it has.
+
+    OpenAI guarantees that an answer follows such a schema; asked to guarantee another it refuses.
+    """
+    if isinstance(schema, list):
+        return all(is_strict(item) for item in schema)
+    if not isinstance(schema, Mapping):
+        return True
+    if schema.get("type") == "object" or "properties" in schema:
+        closed = schema.get("additionalProperties") is False
+        if not closed or set(schema.get("required", ())) != set(schema.get("properties", ())):
+            return False
+    return all(is_strict(value) for value in schema.values())
 
 
 def to_json(body: dict[str, Any], errors: ErrorMapper) -> bytes:

@@ -64,6 +64,10 @@ _CREDENTIAL_CODES = {
 _REFUSAL_CODES = {
     "content_filter",
     "content_policy_violation",
+    "image_content_policy_violation",
+    "misalignment_policy_violation",
+    "bio_policy",
+    "invalid_prompt",
     "responsibleaipolicyviolation",
     "safety",
     "prohibited_content",
@@ -75,11 +79,33 @@ _THROTTLE_CODES = {
     "resource_exhausted",
     "too_many_requests",
 }
-_CALLER_CODES = {"invalid_request_error", "not_found_error", "request_too_large", "invalid_argument"}
+_CALLER_CODES = {
+    "invalid_request_error",
+    "not_found_error",
+    "request_too_large",
+    "invalid_argument",
+    "data_residency_mismatch",
+    "invalid_image",
+    "invalid_image_format",
+    "invalid_image_mode",
+    "invalid_image_url",
+    "invalid_base64_image",
+    "image_too_large",
+    "image_too_small",
+    "image_file_too_large",
+    "image_file_not_found",
+    "image_parse_error",
+    "empty_image_file",
+    "failed_to_download_image",
+    "unsupported_image_media_type",
+}
 
 _MONEY_PHRASE = re.compile(r"\bspecified api usage limits\b|\bcredit balance is too low\b")
 _WINDOW_PHRASE = re.compile(r"\byou've hit your [\w -]{1,30}\blimit\b")
 _CREDENTIAL_PHRASE = re.compile(r"\bapi key not valid\b")
+_DELAY_PHRASE = re.compile(r"\btry again in ((?:\d+(?:\.\d+)?(?:h|ms|m|s))+)\b", re.IGNORECASE)
+_DELAY_PARTS = re.compile(r"([\d.]+)(h|ms|m|s)", re.IGNORECASE)
+_UNIT_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _CONTEXT_PHRASE = re.compile(
     r"\bprompt is too long\b"
     r"|\bmaximum context length is\b"
@@ -274,18 +300,19 @@ def _read(body: bytes) -> _Report:
         decoded = decoded[0]
     if not isinstance(decoded, dict):
         return _Report(message=str(decoded))
-    error = decoded.get("error", decoded)
+    error = decoded.get("error") or decoded
     if not isinstance(error, dict):
         return _Report(message=str(error))
     details = [d for d in _as_list(error.get("details")) if isinstance(d, dict)]
     words = [w for part in (error, *details) for w in _typed_codes(part)]
     number = error.get("code")
+    message = str(error.get("message") or error.get("detail") or "")
     return _Report(
         code=words[0] if words else "",
         codes=frozenset(word.lower() for word in words),
-        message=str(error.get("message") or error.get("detail") or ""),
+        message=message,
         status=number if isinstance(number, int) and 400 <= number < 600 else 0,
-        retry_delay=next(filter(None, map(_retry_delay, details)), None),
+        retry_delay=next(filter(None, map(_retry_delay, details)), None) or _delay_in(message),
     )
 
 
@@ -336,6 +363,15 @@ def _retry_delay(detail: dict[str, Any]) -> float | None:
     value = detail.get("retryDelay")
     seconds = _number(value.removesuffix("s")) if isinstance(value, str) else None
     return None if seconds is None else _clamp(seconds)
+
+
+def _delay_in(message: str) -> float | None:
+    """The wait that OpenAI states in words where there is no header: "Please try again in 6m0.5s."."""
+    phrase = _DELAY_PHRASE.search(message[:20_000])
+    if phrase is None:
+        return None
+    parts = _DELAY_PARTS.findall(phrase[1])
+    return _clamp(sum(float(number) * _UNIT_SECONDS[unit.lower()] for number, unit in parts))
 
 
 def _number(text: str) -> float | None:

@@ -19,8 +19,9 @@ from attune.models.executor import (
 )
 from attune.models.request import ImagePart, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
 from attune.models.telemetry import TokenUsage
+from attune.wire.conversation import portable
 from attune.wire.decoder import StreamDecoder, events_of
-from attune.wire.encoder import effort, to_json
+from attune.wire.encoder import JSON_INSTRUCTION, effort, to_json
 from attune.wire.errors import MALFORMED
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ _ADAPTIVE_FROM = (4, 6)  # thinking by effort; budgets are deprecated, then reje
 _NO_SAMPLING_FROM = (4, 7)  # a temperature is rejected
 _NO_FORCED_TOOLS_FROM = (5, 1)  # tool_choice "any" and "tool" are rejected
 _FALLBACK_MAX_TOKENS = 4096
+_CALL_IDS = re.compile("[A-Za-z0-9_-]+")
+_REDACTED = "redacted:"
+"""Begins the signature of thinking that Anthropic shows to nobody; no signature has a colon in it."""
 
 
 def encode(request: LLMRequest, model: ModelInfo, *, provider: str, errors: ErrorMapper) -> bytes:
@@ -54,7 +58,8 @@ def encode(request: LLMRequest, model: ModelInfo, *, provider: str, errors: Erro
     Newer Claude models reject settings that older ones need: for them a thinking budget becomes
     an effort, the temperature is left out, and a forced tool call becomes an instruction. JSON
     without a schema is an instruction for every model. Thinking of earlier turns is sent back
-    only to the ``provider`` that signed it. ``extra`` is added but replaces nothing of ours.
+    only to the ``provider`` that signed it; where a tool's answer is awaited without it, older models
+    answer without thinking, since they refuse to think on. ``extra`` is added but replaces nothing of ours.
     Raises ``CallerError`` for tool call arguments that are no JSON object, and for what JSON
     cannot say.
     """
@@ -80,6 +85,8 @@ def encode(request: LLMRequest, model: ModelInfo, *, provider: str, errors: Erro
     if request.thinking_tokens and version < _ADAPTIVE_FROM:
         budget = min(request.thinking_tokens, body["max_tokens"] - 1)
         body["thinking"] = {"type": "enabled", "budget_tokens": budget}
+    if _thinking_was_lost(body["messages"]) and _has_budget(body.get("thinking")):
+        del body["thinking"]
     body["stream"] = request.stream
     return to_json(body, errors)
 
@@ -92,7 +99,7 @@ def _claude_version(model_id: str) -> tuple[int, int]:
 
 def _instructions(request: LLMRequest, version: tuple[int, int]) -> Iterator[str]:
     if request.output_format is not None and request.output_format.schema is None:
-        yield "Answer with a single JSON object and nothing else."
+        yield JSON_INSTRUCTION
     if request.tools and version >= _NO_FORCED_TOOLS_FROM:
         match request.tool_choice:
             case None | "auto" | "none":
@@ -131,26 +138,40 @@ def _tools(request: LLMRequest, version: tuple[int, int]) -> dict[str, Any]:
 
 
 def _messages(request: LLMRequest, provider: str, errors: ErrorMapper) -> list[dict[str, Any]]:
-    encoded = [(m.role, _blocks(m, provider, errors)) for m in request.messages]
+    messages = portable(request.messages, provider=provider, call_ids=_CALL_IDS)
+    encoded = [(m.role, _blocks(m, errors)) for m in messages]
     return [{"role": role, "content": blocks} for role, blocks in encoded if blocks]
 
 
-def _blocks(message: Message, provider: str, errors: ErrorMapper) -> list[dict[str, Any]]:
+def _thinking_was_lost(messages: list[dict[str, Any]]) -> bool:
+    """Whether the last thing the model did was to call a tool, and its thinking before that is not there."""
+    last: list[dict[str, Any]] = next(
+        (m["content"] for m in reversed(messages) if m["role"] == "assistant"), []
+    )
+    calls = any(block["type"] == "tool_use" for block in last)
+    return calls and last[0]["type"] not in {"thinking", "redacted_thinking"}
+
+
+def _has_budget(thinking: object) -> bool:
+    return isinstance(thinking, dict) and thinking.get("type") == "enabled"
+
+
+def _blocks(message: Message, errors: ErrorMapper) -> list[dict[str, Any]]:
     # Tool results must come before anything else in a message.
     parts = sorted(message.content, key=lambda part: not isinstance(part, ToolResultPart))
-    blocks = (_block(part, provider, errors) for part in parts)
+    blocks = (_block(part, errors) for part in parts)
     return [block for block in blocks if block is not None]
 
 
-def _block(part: Part, provider: str, errors: ErrorMapper) -> dict[str, Any] | None:
+def _block(part: Part, errors: ErrorMapper) -> dict[str, Any] | None:
     match part:
         case TextPart(text):
             return {"type": "text", "text": text} if text else None  # an empty block is rejected
         case ImagePart():
             return {"type": "image", "source": _image_source(part)}
-        case ThinkingPart(text, signature, made_by):
-            if not signature or made_by != provider:
-                return None
+        case ThinkingPart(_, signature) if signature.startswith(_REDACTED):
+            return {"type": "redacted_thinking", "data": signature.removeprefix(_REDACTED)}
+        case ThinkingPart(text, signature):
             return {"type": "thinking", "thinking": text, "signature": signature}
         case ToolCallPart(call_id, name, arguments):
             return {
@@ -197,6 +218,7 @@ class _Block(msgspec.Struct):
     text: str | None = None
     thinking: str | None = None
     signature: str | None = None
+    data: str | None = None
     id: str | None = None
     name: str | None = None
     input: msgspec.Raw = msgspec.Raw(b"{}")
@@ -273,6 +295,8 @@ class _Content:
                 return TextDelta(block.text) if block.text else None
             case "thinking" if block.thinking or block.signature:
                 return ThinkingDelta(block.thinking or "", block.signature or "")
+            case "redacted_thinking" if block.data:
+                return ThinkingDelta("", _REDACTED + block.data)
             case "tool_use":
                 place = self._place_of[index] = len(self._place_of)
                 arguments = bytes(block.input).decode()

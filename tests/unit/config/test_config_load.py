@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from attune.config import load, save_auth
+from attune.config.settings import CallConfig
 from attune.errors import ConfigError, InvalidRequestError
 from attune.models.auth_strategy import AuthMode, AuthStrategy, SubscriptionTier
+from attune.models.budget import CallLimits
 from attune.models.registry import ModelTier
 from attune.providers import local_server
 
@@ -34,8 +36,9 @@ def test_without_a_file_the_defaults_hold(tmp_path):
         "max_usd_per_day": None,
         "max_usd_per_month": None,
     }
-    assert tuple(config.breaker) == (5, 60.0, 1)
-    assert tuple(config.call) == (4, 600.0, 60.0, 60.0, 10.0, 1)
+    assert tuple(config.breaker) == (5, 60.0, 1, 600.0)
+    assert config.call.limits.for_tier("premium") == CallLimits().for_tier("premium") == (120.0, 60.0, 600.0)
+    assert config.call == CallConfig()
     assert tuple(config.ledger) == ("batch", 90)
     assert config.auth == AuthStrategy()
     assert set(config.auth_sources.values()) == {"default"}
@@ -58,6 +61,44 @@ def test_a_provider_whose_usual_variable_is_set_is_enrolled(configured, variable
     assert found.source == f"environment {variable}"
     assert config.enrolled == {provider: ("api_key",)}
     assert CANARY not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "protocol"),
+    [
+        ("", "responses"),
+        ("[providers.openai]", "responses"),
+        ('[providers.openai]\nbase_url = "https://eu.api.openai.com/v1"', "responses"),
+        ('[providers.openai]\nprotocol = "chat"', "chat"),
+        ('[providers.openai]\nbase_url = "https://proxy.example/v1"\napi_key = "env:OPENAI_API_KEY"', "chat"),
+    ],
+)
+def test_openai_speaks_responses_at_its_own_address_unless_told_otherwise(configured, text, protocol):
+    config = configured(text, OPENAI_API_KEY=CANARY)
+    (openai,) = config.providers
+    assert openai.protocol == protocol
+    for name in ("gpt-6.1-sol", "gpt-6-astra"):  # which take tools in Responses only
+        (model,) = config.registry.find(f"openai/{name}")
+        assert ("tools" in model.abilities) == (protocol == "responses")
+
+
+def test_what_else_speaks_openais_protocols_speaks_chat_unless_told_otherwise(configured):
+    assert configured(GEMINI_API_KEY=CANARY).providers[0].protocol == "chat"
+    assert configured(MINE).providers[0].protocol == "chat"
+    assert configured(MINE + 'protocol = "responses"').providers[0].protocol == "responses"
+    assert configured('[providers.o]\nkind = "ollama"\nprotocol = "responses"').providers[0][1::4] == (
+        "openai",
+        "responses",
+    )
+    assert configured(ANTHROPIC_API_KEY=CANARY).providers[0].protocol == ""
+
+
+def test_who_says_what_a_model_can_do_is_believed(configured):
+    chat = '[providers.openai]\nprotocol = "chat"\n'
+    known = '[[models]]\nid = "gpt-6-astra"\nprovider = "openai"\ntier = "capable"\n'
+    for more, tools in (("", False), ('abilities = ["tools"]', True)):
+        (model,) = configured(chat + known + more, OPENAI_API_KEY=CANARY).registry.find("gpt-6-astra")
+        assert ("tools" in model.abilities) is tools
 
 
 def test_a_blank_variable_enrols_nobody(configured):
@@ -239,13 +280,19 @@ def test_every_option_of_every_table_is_read(configured):
         failure_threshold = 2
         recovery_timeout_seconds = 3
         half_open_calls = 4
+        max_recovery_timeout_seconds = 9
         [call]
         max_attempts = 1
         deadline_seconds = 2
         first_content_seconds = 3
         idle_seconds = 4
         connect_seconds = 5
+        attempt_seconds = 6
         retries = 0
+        hedge = "p95"
+        [call.tiers.premium]
+        first_content_seconds = 90
+        attempt_seconds = 7
         [ledger]
         durability = "call"
         retention_days = 30
@@ -255,8 +302,13 @@ def test_every_option_of_every_table_is_read(configured):
         *(14, {"openai", "local"}, {"review": {"local"}}),
         *(True, 5, 50.5),
     )
-    assert tuple(config.breaker) == (2, 3.0, 4)
-    assert tuple(config.call) == (1, 2.0, 3.0, 4.0, 5.0, 0)
+    assert tuple(config.breaker) == (2, 3.0, 4, 9.0)
+    limits = config.call.limits
+    assert (limits.max_attempts, limits.deadline_s, limits.connect_s) == (1, 2.0, 5.0)
+    assert limits.for_tier("cheap") == (3.0, 4.0, 6.0)
+    assert limits.for_tier("capable") == (3.0, 4.0, 6.0)
+    assert limits.for_tier("premium") == (90.0, 4.0, 7.0)
+    assert config.call[1:] == (0, "p95")
     assert tuple(config.ledger) == ("call", 30)
 
 

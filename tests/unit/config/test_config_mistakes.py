@@ -27,6 +27,12 @@ MISTAKES = {
         "[call]\nmax_atempts = 3",
         "line 2: unknown key 'max_atempts' in [call]; did you mean",
     ),
+    "an unknown hedge": ('[call]\nhedge = "p100"', "line 2: [call] hedge: unknown hedge 'p100'"),
+    "an unknown tier with limits": ("[call.tiers.chep]\nidle_seconds = 1", "unknown tier 'chep'"),
+    "an unknown limit of a tier": (
+        "[call.tiers.cheap]\nidle_second = 1",
+        "line 2: unknown key 'idle_second' in [call.tiers.cheap]; did you mean 'idle_seconds'",
+    ),
     "a wrong type": ("[call]\n# why\nretries = true", "line 3: [call] retries: must be a whole number"),
     "a negative limit": ("[call]\nretries = -1", "line 2: [call] retries: must be a whole number from 0"),
     "a number that is none": ("[call]\nidle_seconds = nan", "[call] idle_seconds: must be a number from"),
@@ -47,6 +53,12 @@ MISTAKES = {
         "[routing.workflows.x]: allow_providers is missing",
     ),
     "an unknown kind": ('[providers.p]\nkind = "opnai"', "line 2: [providers.p] kind: unknown kind 'opnai'"),
+    "an unknown protocol": (P + 'protocol = "respones"', "line 4: [providers.p] protocol: unknown protocol"),
+    "an unknown protocol and the nearest": (P + 'protocol = "respones"', "did you mean 'responses'?"),
+    "a protocol where there is no choice": (
+        '[providers.anthropic]\nprotocol = "chat"',
+        "line 2: [providers.anthropic] protocol: the anthropic kind has no choice of protocol",
+    ),
     "no kind": ("[providers.p]", "line 1: [providers.p]: kind is missing"),
     "no address": ('[providers.p]\nkind = "openai"', "[providers.p]: base_url is missing"),
     "an empty address": (

@@ -52,7 +52,7 @@ class Cap:
         self.refuse = refuse
         self.broken = broken
 
-    def reserve(self, nanos, *, ttl_s):
+    async def reserve(self, nanos, *, ttl_s):
         if self.refuse:
             raise BudgetExhaustedError("usd_per_day", "no room")
         self.reserved.append((nanos, ttl_s))
@@ -62,6 +62,13 @@ class Cap:
         if self.broken:
             raise StoreError("disk full")
         self.settled.append(nanos)
+
+
+def at_once(coroutine):
+    """What a coroutine that waits for nothing returns."""
+    with pytest.raises(StopIteration) as over:
+        coroutine.send(None)
+    return over.value.value
 
 
 class Rig:
@@ -89,7 +96,8 @@ class Rig:
 
     def start(self, request=ASK, budget=BUDGET, context=None, position=0, chosen=True):
         spec = AttemptSpec("call", "decision", position, context or ExecutionContext(), chosen)
-        return self.runner.start(CANDIDATE, self.model, request, budget, spec)
+        held = at_once(self.runner.reserve(self.model, request, budget))
+        return self.runner.start(CANDIDATE, self.model, request, budget, spec, reservation=held)
 
     @property
     def probes(self):
@@ -513,7 +521,7 @@ async def test_an_attempt_that_was_never_begun_sends_nothing_and_gives_everythin
 
 async def test_a_forgotten_attempt_blocks_as_long_as_it_may_take_and_no_longer_than_its_lease():
     rig = Rig()
-    rig.start()
+    forgotten = rig.start()
     for seconds in (0, BUDGET.total_s, LEASE_MARGIN_S - 1):
         rig.clock.advance(seconds)
         with pytest.raises(CircuitOpenError):
@@ -521,6 +529,17 @@ async def test_a_forgotten_attempt_blocks_as_long_as_it_may_take_and_no_longer_t
     rig.clock.advance(1)
     await drain(rig.start())
     assert rig.states["p/m"] is CircuitState.CLOSED
+    assert forgotten.record is None
+
+
+async def test_an_attempt_that_nobody_holds_any_more_is_given_back_and_recorded():
+    rig = Rig()
+    dropped = rig.start()
+    with pytest.raises(CircuitOpenError):
+        rig.start()
+    del dropped
+    await drain(rig.start())
+    assert [record.error_class for record in rig.records] == ["cancelled", ""]
 
 
 # -- refusals ----------------------------------------------------------------------------------------
@@ -546,7 +565,8 @@ async def test_a_refusal_is_the_error_behind_it_and_nothing_is_sent(error, kind,
     assert caught.value.retry_after == pytest.approx(seconds - 5)
     assert (caught.value.provider, caught.value.model) == ("p", "m")
     assert caught.value is not error
-    assert len(rig.provider.received) == len(rig.records) == len(rig.cap.reserved) == 1
+    assert len(rig.provider.received) == len(rig.records) == 1
+    assert rig.cap.settled[-1] == 0  # what was reserved for the refused one is given back
 
 
 async def test_an_open_circuit_refuses_with_the_time_to_try_again():
@@ -559,7 +579,7 @@ async def test_an_open_circuit_refuses_with_the_time_to_try_again():
     assert rig.records == []
 
 
-def test_a_refused_reservation_gives_the_permits_back():
+async def test_a_refused_reservation_gives_the_permits_back():
     rig = Rig(cap=Cap(refuse=True))
     with pytest.raises(BudgetExhaustedError):
         rig.start()

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from random import Random
 
 import pytest
 
 from attune.errors import CircuitOpenError, InvalidRequestError
-from attune.models.circuit_breaker import DEFAULT_LEASE_SECONDS, CircuitBreaker, CircuitState
+from attune.models.circuit_breaker import DEFAULT_LEASE_SECONDS, JITTER, CircuitBreaker, CircuitState
 from attune.testing import FakeClock
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
+
+
+class Draws:
+    """Draws one share of every range."""
+
+    def __init__(self, share):
+        self.share = share
+
+    def uniform(self, low, high):
+        return low + self.share * (high - low)
+
+
+NO_JITTER = Draws(0)
 
 
 @pytest.fixture
@@ -54,9 +68,15 @@ def test_the_defaults_are_five_failures_sixty_seconds_and_one_probe(clock):
 
 @pytest.mark.parametrize("limits", [(0, 60, 1), (5, 60, 0), (5, 0, 1), (5, -1, 1), (5, float("nan"), 1)])
 def test_limits_that_make_no_sense_are_refused_in_one_line(limits):
-    with pytest.raises(InvalidRequestError, match="at least 1, recovery_timeout_seconds above 0") as caught:
+    with pytest.raises(InvalidRequestError) as caught:
         CircuitBreaker(*limits)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value) == (
+        "failure_threshold and half_open_calls must be at least 1, recovery_timeout_seconds above 0"
+    )
+
+
+def test_an_opening_may_be_as_short_as_a_user_wants(clock):
+    assert CircuitBreaker(1, 0.001, clock=clock).recovery_timeout_seconds == 0.001
 
 
 def test_without_a_clock_it_runs_on_the_machines_own():
@@ -66,6 +86,14 @@ def test_without_a_clock_it_runs_on_the_machines_own():
 
 
 # -- closed ------------------------------------------------------------------------------------------
+
+
+def test_asking_promises_a_permit_wherever_one_is_granted(clock):
+    assert CircuitBreaker(clock=clock).would_permit()
+    breaker = opened(clock)
+    assert not breaker.would_permit()
+    clock.advance(60)
+    assert breaker.would_permit()
 
 
 def test_a_success_ends_the_row_of_failures(clock):
@@ -99,6 +127,14 @@ def test_a_permit_is_settled_once_and_the_rest_is_ignored(clock):
     released.release()
     released.failure()
     assert breaker.state is CLOSED
+
+
+def test_a_permit_says_until_when_it_is_held_and_whether_it_was_settled(clock):
+    for breaker in (CircuitBreaker(clock=clock), half_open(clock)):
+        permit = breaker.acquire(lease_seconds=30)
+        assert (permit.lease_until, permit.settled) == (clock.monotonic() + 30, False)
+        permit.release()
+        assert permit.settled is True
 
 
 def test_leaving_a_permit_unsettled_gives_it_back_unused(clock):
@@ -137,6 +173,19 @@ def test_a_result_of_before_the_trip_does_not_touch_the_half_open_circuit(clock,
     assert (breaker.state, breaker.snapshot().probes) == (HALF_OPEN, 1)
     probe.success()
     assert breaker.state is CLOSED
+
+
+@pytest.mark.parametrize("result", ["success", "failure", "release"])
+def test_a_probe_of_before_a_close_says_nothing_of_what_comes_after(clock, result):
+    breaker = CircuitBreaker(2, 60, clock=clock)
+    for _ in range(2):
+        breaker.acquire().failure()
+    clock.advance(60)
+    probe = breaker.acquire()
+    breaker.close()
+    breaker.acquire().failure()
+    getattr(probe, result)()
+    assert (breaker.state, breaker.snapshot().consecutive_failures) == (CLOSED, 1)
 
 
 def test_a_failure_of_before_the_trip_does_not_count_after_the_recovery(clock):
@@ -244,10 +293,112 @@ def test_only_one_last_resort_is_under_way_although_two_probes_are_allowed(clock
     assert caught.value.retry_after == pytest.approx(400)
 
 
+def test_a_last_resort_is_granted_from_the_very_end_of_a_forgotten_ones_lease(clock):
+    breaker = opened(clock)
+    breaker.hold_open(clock.monotonic() + 1000)
+    breaker.acquire(lease_seconds=60, last_resort=True)
+    clock.advance(60)
+    assert breaker.would_permit(last_resort=True)
+    assert breaker.acquire(last_resort=True).early
+
+
 def test_a_last_resort_is_an_ordinary_permit_while_the_circuit_is_closed(clock):
     breaker = CircuitBreaker(2, clock=clock)
     for _ in range(2):
         breaker.acquire(last_resort=True).failure()
+    assert breaker.state is OPEN
+
+
+# -- how long it is open -----------------------------------------------------------------------------
+
+
+def openings(breaker, clock, count):
+    """Seconds of openings in a row, each ended by a failed probe."""
+    seconds = []
+    for _ in range(count):
+        breaker.acquire().failure()
+        seconds.append(breaker.retry_at() - clock.monotonic())
+        clock.advance(seconds[-1])
+        assert breaker.state is HALF_OPEN
+    return seconds
+
+
+def test_each_opening_after_a_failed_probe_lasts_twice_as_long_up_to_ten_minutes(clock):
+    breaker = CircuitBreaker(1, clock=clock, rng=NO_JITTER)
+    assert breaker.max_recovery_timeout_seconds == 600
+    assert openings(breaker, clock, 6) == [60, 120, 240, 480, 600, 600]
+
+
+def test_a_close_makes_the_next_opening_a_first_one(clock):
+    breaker = CircuitBreaker(1, 60, clock=clock, rng=Draws(1))
+    openings(breaker, clock, 3)
+    breaker.acquire().success()
+    assert openings(breaker, clock, 2) == [60, pytest.approx(132)]
+    breaker.close()
+    assert openings(breaker, clock, 1) == [60]
+
+
+def test_the_first_opening_is_exact_and_later_ones_are_up_to_a_tenth_longer(clock):
+    rng = Random(5)
+    rows = [openings(CircuitBreaker(1, 60, 1, 200, clock=clock, rng=rng), clock, 4) for _ in range(500)]
+    firsts, seconds, *capped = zip(*rows, strict=True)
+    assert firsts == pytest.approx([60] * 500)
+    for drawn, base in [(seconds, 120), (capped[0], 200), (capped[1], 200)]:
+        assert base <= min(drawn) < base * 1.001
+        assert base * (1 + JITTER) * 0.999 < max(drawn) <= base * (1 + JITTER) + 1e-6
+    assert JITTER == 0.1
+
+
+def test_two_breakers_that_failed_together_do_not_probe_together_for_long(clock):
+    first, second = (CircuitBreaker(1, 60, clock=clock) for _ in range(2))
+    for breaker in (first, second):
+        breaker.acquire().failure()
+    clock.advance(60)
+    for breaker in (first, second):
+        breaker.acquire().failure()
+    assert first.retry_at() != second.retry_at()
+
+
+def test_a_longest_opening_below_the_first_is_taken_for_as_much(clock):
+    breaker = CircuitBreaker(1, 60, 1, 5, clock=clock, rng=NO_JITTER)
+    assert breaker.max_recovery_timeout_seconds == 60
+    assert openings(breaker, clock, 3) == [60, 60, 60]
+    jittered = CircuitBreaker(1, 60, 1, 60, clock=clock, rng=Draws(1))
+    assert openings(jittered, clock, 2) == [60, pytest.approx(66)]
+
+
+def test_an_outage_of_any_length_is_survived(clock):
+    breaker = CircuitBreaker(1, 60, 1, 1e300, clock=clock, rng=NO_JITTER)
+    breaker._trips = 10**6
+    breaker.acquire().failure()
+    assert breaker.retry_at() - clock.monotonic() == pytest.approx(60 * 2.0**60)
+
+
+def test_news_of_an_opening_counts_once_and_only_while_it_is_not_open(clock):
+    breaker = CircuitBreaker(1, 60, clock=clock, rng=NO_JITTER)
+    for ahead in (20, 40, 30):
+        breaker.hold_open(clock.monotonic() + ahead)
+    clock.advance(40)
+    assert openings(breaker, clock, 1) == [120]
+    breaker.hold_open(clock.monotonic() + 5)
+    clock.advance(5)
+    assert openings(breaker, clock, 1) == [480]
+
+
+def test_a_failed_last_resort_does_not_lengthen_the_next_opening(clock):
+    breaker = opened(clock, rng=NO_JITTER)
+    breaker.acquire(last_resort=True).failure()
+    clock.advance(60)
+    assert openings(breaker, clock, 1) == [120]
+
+
+def test_in_a_long_opening_a_last_resort_still_comes_once_in_the_first_ones_time(clock):
+    breaker = CircuitBreaker(1, 60, clock=clock, rng=NO_JITTER)
+    openings(breaker, clock, 4)
+    breaker.acquire().failure()
+    for _ in range(9):
+        breaker.acquire(last_resort=True).failure()
+        clock.advance(60)
     assert breaker.state is OPEN
 
 
@@ -268,14 +419,14 @@ def test_half_open_admits_so_many_at_a_time_and_so_many_successes_close_it(clock
 
 
 def test_one_failure_reopens_for_the_whole_timeout_and_forgets_the_successes(clock):
-    breaker = half_open(clock, half_open_calls=2)
+    breaker = half_open(clock, half_open_calls=2, rng=NO_JITTER)
     breaker.acquire().success()
     other, failing = breaker.acquire(), breaker.acquire()
     clock.advance(7)
     failing.failure()
-    assert breaker.retry_at() == clock.monotonic() + 60
+    assert breaker.retry_at() == clock.monotonic() + 120
     other.success()
-    clock.advance(60)
+    clock.advance(120)
     breaker.acquire().success()
     assert breaker.state is HALF_OPEN
     breaker.acquire().success()
@@ -399,7 +550,7 @@ def test_every_change_of_state_is_told_once(clock):
         breaker.acquire().failure()
     clock.advance(60)
     breaker.acquire().failure()
-    clock.advance(60)
+    clock.advance(132)
     breaker.acquire().success()
     assert changes == [OPEN, OPEN, CLOSED]
 

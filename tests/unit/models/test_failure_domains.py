@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
 from attune.errors import (
@@ -130,6 +132,65 @@ def test_a_permit_of_an_attempt_is_settled_once(clock):
     assert domains.quiet
 
 
+@pytest.mark.parametrize("end", ["success", "release", "failure"])
+def test_what_comes_after_the_first_settling_turns_no_credential_off(domains, end):
+    permit = take(domains)
+    assert permit.settled is False
+    permit.failure(CallerError("400")) if end == "failure" else getattr(permit, end)()
+    assert permit.settled is True
+    permit.failure(CredentialError("401"))
+    assert domains.quiet
+
+
+# -- several models of one provider ------------------------------------------------------------------
+
+
+OVERLOADED = TransientError("503")
+
+
+def failures_of(domains, *models, error=OVERLOADED):
+    for model in models:
+        take(domains, Candidate("p", model, "api_key")).failure(error)
+
+
+def rows(domains):
+    return {snapshot.name: snapshot.consecutive_failures for snapshot in domains.snapshot()}
+
+
+@pytest.mark.parametrize("error", [TransientError("503"), StreamBrokenError("cut")])
+def test_failures_of_another_model_than_the_last_count_for_the_provider_too(clock, error):
+    domains = FailureDomains(BreakerLimits(failure_threshold=4), clock=clock)
+    failures_of(domains, "m", "m", "n", "n", "o", "m", error=error)
+    assert rows(domains) == {"p": 3, "p/m": 3, "p/n": 2, "p/o": 1}
+    failures_of(domains, "n", error=error)
+    assert domains.refusal(Candidate("p", "never tried", "plan")).domain == "p"
+    assert domains.refusal(OTHER_PROVIDER) is None
+
+
+def test_the_failures_of_one_model_never_count_for_the_provider(clock):
+    domains = FailureDomains(BreakerLimits(failure_threshold=100), clock=clock)
+    failures_of(domains, "other", *["m"] * 50)
+    assert rows(domains) == {"p": 1, "p/m": 50, "p/other": 1}
+
+
+def test_models_of_two_providers_say_nothing_of_each_other(clock):
+    domains = FailureDomains(BreakerLimits(failure_threshold=100), clock=clock)
+    for _ in range(3):
+        take(domains).failure(TransientError("503"))
+        take(domains, Candidate("q", "other", "api_key")).failure(TransientError("503"))
+    assert (rows(domains)["p"], rows(domains)["q"]) == (0, 0)
+
+
+def test_a_success_of_any_model_begins_the_comparison_anew(clock):
+    domains = FailureDomains(BreakerLimits(failure_threshold=100), clock=clock)
+    failures_of(domains, "m", "other")
+    take(domains).success()
+    failures_of(domains, "m", "m")
+    assert rows(domains)["p"] == 0
+    failures_of(domains, "other")
+    assert rows(domains)["p"] == 1
+
+
 # -- all or nothing ----------------------------------------------------------------------------------
 
 
@@ -179,6 +240,23 @@ def test_a_last_resort_passes_an_open_circuit_once_but_never_a_credential_that_i
     assert isinstance(domains.acquire(OTHER_PROVIDER, 100, last_resort=True), Refusal)
 
 
+def test_a_refused_last_resort_says_when_the_next_one_may_come(domains, clock):
+    domains.learn([Fact(FactKind.BREAKER, "p/m", clock.time() + 1000, clock.time())])
+    take(domains, last_resort=True).release()
+    clock.advance(10)
+    assert domains.refusal(THIS, last_resort=True).retry_at == clock.monotonic() + 50
+    assert domains.refusal(THIS).retry_at >= clock.monotonic() + 990
+
+
+def test_a_forgotten_probe_holds_its_place_as_long_as_was_said(domains, clock):
+    half_open(domains, clock)
+    assert isinstance(domains.acquire(THIS, 30), AttemptPermit)
+    clock.advance(29)
+    assert isinstance(domains.acquire(THIS, 30), Refusal)
+    clock.advance(1)
+    assert isinstance(domains.acquire(THIS, 30), AttemptPermit)
+
+
 # -- cooldowns ---------------------------------------------------------------------------------------
 
 
@@ -205,6 +283,41 @@ def test_a_cooldown_is_only_ever_extended(domains, clock):
     assert domains.refusal(THIS).retry_at == clock.monotonic() + 80
     take(domains, OTHER_MODEL).success()
     assert domains.refusal(THIS).retry_at == clock.monotonic() + 80
+
+
+def test_a_cooldown_is_over_at_its_very_end(domains, clock):
+    take(domains).failure(ThrottledError("429", retry_after=2))
+    clock.advance(2)
+    assert domains.refusal(THIS) is None
+    take(domains, OTHER_MODEL)
+    assert domains.quiet
+
+
+@pytest.mark.parametrize(
+    "error", [TransientError("503", retry_after=30), StreamBrokenError("x", retry_after=30)]
+)
+def test_an_overloaded_model_that_says_how_long_rests_so_long_with_every_credential(twins, clock, error):
+    permit = take(twins.first)
+    permit.failure(error)
+    expected = Refusal("p/m", "it asked to wait", clock.monotonic() + 30, ErrorClass.THROTTLED)
+    twins.first._breakers["p/m"].close()
+    assert twins.first.refusal(THIS) == twins.first.refusal(OTHER_CREDENTIAL) == expected
+    assert twins.first.refusal(OTHER_MODEL) is twins.first.refusal(OTHER_PROVIDER) is None
+    cooldown = next(fact for fact in twins.told if fact.kind is FactKind.COOLDOWN)
+    assert cooldown == Fact(FactKind.COOLDOWN, "p/m", clock.time() + 30, clock.time(), "it asked to wait")
+
+
+def test_an_overloaded_model_that_does_not_say_how_long_does_not_rest(clock):
+    domains = FailureDomains(BreakerLimits(failure_threshold=2), clock=clock)
+    take(domains).failure(TransientError("503"))
+    assert domains.refusal(THIS) is None
+
+
+def test_of_two_reasons_to_rest_equally_long_the_first_is_given(domains, clock):
+    first, second = take(domains), take(domains)
+    first.failure(ThrottledError("429", retry_after=600))
+    second.failure(ModelUnavailableError("404"))
+    assert domains.refusal(THIS).error_class is ErrorClass.THROTTLED
 
 
 def test_it_is_quiet_again_when_everything_is_over(domains, clock):
@@ -317,7 +430,9 @@ def test_what_one_process_found_out_holds_in_the_other(twins, error_class):
         assert (ours is None) == (theirs is None)
         if ours is not None:
             assert ours._replace(retry_at=0) == theirs._replace(retry_at=0)
-            assert ours.retry_at == pytest.approx(theirs.retry_at)
+            later = 1.1 if ours.error_class is None else 1.0
+            wait = ours.retry_at - twins.clock.monotonic()
+            assert wait - 1e-6 <= theirs.retry_at - twins.clock.monotonic() <= wait * later + 1e-6
     assert twins.second_told == [], "what was learned is not told again"
 
 
@@ -331,13 +446,25 @@ def test_the_kinds_and_keys_of_facts_are_those_of_their_contract(twins, clock):
     ]:
         take(twins.first, candidate).failure(error)
     wall = clock.time()
-    assert [(fact.kind, fact.key, fact.until, fact.at) for fact in twins.told] == [
-        (FactKind.COOLDOWN, "p/m#api_key", wall + 9, wall),
-        (FactKind.MODEL_OFF, "p/other#api_key", wall + 600, wall),
-        (FactKind.BREAKER, "q/m", wall + 60, wall),
-        (FactKind.BREAKER, "r", wall + 60, wall),
-        (FactKind.CREDENTIAL_OFF, "s#k", wall + 300, wall),
+    assert twins.told == [
+        Fact(FactKind.COOLDOWN, "p/m#api_key", wall + 9, wall, "it is throttled", ""),
+        Fact(
+            *(FactKind.MODEL_OFF, "p/other#api_key", wall + 600, wall),
+            *("this credential does not have the model", ""),
+        ),
+        Fact(FactKind.BREAKER, "q/m", wall + 60, wall, "1 failure in a row", ""),
+        Fact(FactKind.BREAKER, "r", wall + 60, wall, "1 failure in a row", ""),
+        Fact(FactKind.CREDENTIAL_OFF, "s#k", wall + 300, wall, "it was refused (401 or 403)", ""),
     ]
+
+
+def test_the_fact_of_a_trip_says_how_many_failures_there_really_were(clock):
+    told = []
+    domains = FailureDomains(BreakerLimits(failure_threshold=3), clock=clock, publish=told.append)
+    failures_of(domains, "m", "m", "m")
+    clock.advance(60)
+    failures_of(domains, "m")
+    assert [fact.detail for fact in told] == ["3 failures in a row", "4 failures in a row"]
 
 
 def test_a_probe_that_works_clears_the_fact_everywhere(twins, clock):
@@ -347,7 +474,10 @@ def test_a_probe_that_works_clears_the_fact_everywhere(twins, clock):
     clock.advance(300)
     take(twins.first).success()
     take(twins.first, OTHER_PROVIDER).success()
-    assert [(fact.key, fact.until) for fact in twins.told[2:]] == [("p/m", 0), ("q#api_key", 0)]
+    assert [(fact.key, fact.until, fact.detail) for fact in twins.told[2:]] == [
+        ("p/m", 0, "closed"),
+        ("q#api_key", 0, "it works again"),
+    ]
     twins.share()
     assert twins.second.quiet
     assert twins.second.refusal(THIS) is None
@@ -368,9 +498,70 @@ def test_of_two_facts_the_later_deadline_wins_until_it_is_cleared(domains, clock
     for until in (30, 50, 10):
         domains.learn([Fact(kind, key, now + until, now)])
     clock.advance(49)
-    assert domains.refusal(THIS).retry_at == pytest.approx(clock.monotonic() + 1)
+    assert 1 - 1e-6 <= domains.refusal(THIS).retry_at - clock.monotonic() <= 6
     domains.learn([Fact(kind, key, 0, clock.time())])
     assert domains.refusal(THIS) is None
+
+
+def test_facts_are_taken_in_the_order_in_which_they_happened(domains, clock):
+    now = clock.time()
+    trip = Fact(FactKind.BREAKER, "p", now + 60, now)
+    clearing = Fact(FactKind.BREAKER, "p", 0, now + 1)
+    domains.learn([clearing, trip])
+    assert domains.refusal(THIS) is None
+    domains.learn([clearing, trip._replace(at=now + 2)])
+    assert domains.refusal(THIS) is not None
+
+
+def test_a_deadline_of_another_process_is_kept_up_to_a_tenth_longer(clock):
+    now = clock.time()
+    kept = set()
+    for seed in range(200):
+        domains = FailureDomains(clock=clock, rng=Random(seed))
+        domains.learn([Fact(FactKind.BREAKER, "p", now + 60, now - 30)])
+        kept.add(domains.refusal(THIS).retry_at - clock.monotonic())
+    assert 60 <= min(kept) < 60.1
+    assert 65.9 < max(kept) <= 66
+    assert len(kept) == 200
+
+
+def test_the_breakers_draw_their_jitter_from_the_generator_that_was_given(clock):
+    def second_opening(rng):
+        domains = FailureDomains(BreakerLimits(failure_threshold=1), clock=clock, rng=rng)
+        take(domains).failure(TransientError("503"))
+        clock.advance(60)
+        take(domains).failure(TransientError("503"))
+        return domains.refusal(THIS).retry_at - clock.monotonic()
+
+    assert second_opening(Random(3)) == pytest.approx(120 + Random(3).uniform(0, 12))
+
+
+def test_our_own_word_coming_back_changes_nothing(twins, clock):
+    take(twins.first).failure(TransientError("503"))
+    before = twins.first.refusal(THIS)
+    twins.first.learn(twins.told)
+    assert twins.first.refusal(THIS) == before
+    clock.advance(60)
+    take(twins.first).success()
+    told = twins.told[-1]
+    twins.first.learn([told._replace(until=told.at + 100)])
+    assert twins.first.quiet, "of the same moment as our own clearing"
+
+
+def test_after_learning_what_is_found_out_is_told_again(twins, clock):
+    twins.first.learn([Fact(FactKind.COOLDOWN, OTHER_MODEL.key, clock.time() + 9, clock.time())])
+    assert twins.told == []
+    take(twins.first).failure(TransientError("503"))
+    assert [fact.key for fact in twins.told] == ["p/m"]
+
+
+def test_a_credential_that_is_off_for_a_reason_of_another_version_is_refused_as_one(domains, clock):
+    domains.learn([Fact(FactKind.CREDENTIAL_OFF, "p#api_key", clock.time() + 9, clock.time(), "new words")])
+    refusal = domains.refusal(THIS)
+    assert (refusal.error_class, refusal.reason) == (
+        ErrorClass.CREDENTIAL,
+        "the credential p#api_key is off: new words",
+    )
 
 
 def test_clearing_a_cooldown_leaves_the_model_off(domains, clock):
@@ -445,7 +636,7 @@ def test_what_was_learned_under_a_clock_that_ran_ahead_holds_no_longer_than_it_w
     assert not domains.quiet
     clock.advance(30)
     domains.learn([fact])  # read again: no reason to wait anew
-    clock.advance(31)
+    clock.advance(36)
     assert domains.refusal(THIS) is None
 
 

@@ -108,14 +108,21 @@ def test_strategies_follow_each_other_and_no_candidate_comes_twice():
     ("strategies", "chain"), [((FallbackStrategy.CUSTOM,), ()), ((FallbackStrategy.UPGRADE_TIER,), ("a/b",))]
 )
 def test_the_custom_strategy_and_a_chain_go_together(strategies, chain):
-    with pytest.raises(InvalidRequestError, match="go together"):
+    message = "^the custom fallback strategy and a chain of models go together$"
+    with pytest.raises(InvalidRequestError, match=message):
         FallbackPolicy(strategies, chain)
 
 
 def test_a_strategy_is_found_by_its_name_and_a_wrong_one_names_the_nearest():
     assert FallbackStrategy.parse(" Upgrade_Tier ") is FallbackStrategy.UPGRADE_TIER
-    with pytest.raises(UnknownNameError, match="did you mean 'upgrade_tier'"):
+    with pytest.raises(UnknownNameError) as caught:
         FallbackStrategy.parse("upgrade")
+    assert str(caught.value) == "unknown fallback strategy 'upgrade'; did you mean 'upgrade_tier'?"
+
+
+def test_strategies_may_be_given_as_the_texts_of_a_configuration():
+    (strategy,) = FallbackPolicy((" Upgrade_Tier ",)).strategies
+    assert strategy is FallbackStrategy.UPGRADE_TIER
 
 
 # -- the effect: what the upstreams saw --------------------------------------------------------------

@@ -35,19 +35,61 @@ def test_pieces_of_text_are_one_part():
     assert fold.began
 
 
-def test_reasoning_comes_first_with_its_signature_and_its_provider():
-    fold = folded(ThinkingDelta("I "), TextDelta("so"), ThinkingDelta("think", "sig"), ThinkingDelta(""))
+def test_reasoning_has_its_signature_and_its_provider():
+    fold = folded(ThinkingDelta("I "), ThinkingDelta("think"), ThinkingDelta("", "sig"), TextDelta("so"))
     assert fold.content == (ThinkingPart("I think", "sig", "anthropic"), TextPart("so"))
 
 
-def test_tool_calls_are_put_together_by_their_position():
+def test_a_signature_ends_its_reasoning_and_the_next_one_has_its_own():
+    fold = folded(
+        ThinkingDelta("one"),
+        ThinkingDelta("", "sig-1"),
+        ThinkingDelta(""),
+        ThinkingDelta("two"),
+        ThinkingDelta("", "sig-2"),
+        ThinkingDelta("", "redacted"),
+    )
+    assert fold.content == (
+        ThinkingPart("one", "sig-1", "anthropic"),
+        ThinkingPart("two", "sig-2", "anthropic"),
+        ThinkingPart("", "redacted", "anthropic"),
+    )
+
+
+def test_parts_keep_the_order_in_which_they_came():
+    fold = folded(
+        ThinkingDelta("look"),
+        ThinkingDelta("", "sig-1"),
+        TextDelta("I shall "),
+        TextDelta("look"),
+        ToolCallDelta(0, "a", "get", "{}"),
+        ThinkingDelta("again", "sig-2"),
+        ToolCallDelta(1, "b", "get", "{"),
+        ToolCallDelta(1, arguments="}"),
+        TextDelta("done"),
+    )
+    assert fold.content == (
+        ThinkingPart("look", "sig-1", "anthropic"),
+        TextPart("I shall look"),
+        ToolCallPart("a", "get", "{}"),
+        ThinkingPart("again", "sig-2", "anthropic"),
+        ToolCallPart("b", "get", "{}"),
+        TextPart("done"),
+    )
+
+
+def test_empty_reasoning_is_none():
+    assert not folded(ThinkingDelta("")).began
+
+
+def test_pieces_of_tool_calls_side_by_side_are_put_together_by_their_position():
     fold = folded(
         ToolCallDelta(1, "b", "second"),
         ToolCallDelta(0, "a", "first", '{"x"'),
         ToolCallDelta(1, arguments="{}"),
         ToolCallDelta(0, "other", "name", ":1}"),
     )
-    assert fold.content == (ToolCallPart("a", "first", '{"x":1}'), ToolCallPart("b", "second", "{}"))
+    assert fold.content == (ToolCallPart("b", "second", "{}"), ToolCallPart("a", "first", '{"x":1}'))
     assert fold.began
 
 

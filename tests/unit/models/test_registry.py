@@ -73,6 +73,16 @@ def test_every_model_of_the_catalog_has_a_known_price_and_the_local_one_is_free(
         assert (each.input_price() == 0) == (each.output_price() == 0) == each.local
 
 
+def test_openais_newest_models_take_tools_but_not_where_chat_is_spoken():
+    only = [m for m in ModelRegistry.default().models if m.responses_only]
+    assert labels(only) == ["openai/gpt-6.1-sol", "openai/gpt-6-astra"]
+    for each in only:
+        assert each.responses_only <= each.abilities
+        over_chat = each.without_responses()
+        assert over_chat.abilities == each.abilities - {"tools"}
+        assert over_chat.without_responses() == over_chat
+
+
 def test_the_catalog_prefers_one_model_of_each_provider_and_the_dear_ones_later():
     registry = ModelRegistry.default()
     assert labels(registry.in_tier("premium")) == [

@@ -234,6 +234,7 @@ def test_a_route_request_is_the_decisions_view_of_a_call():
         max_output_tokens=7,
         allow_providers=frozenset({"a"}),
         local_only=True,
+        session_id="s",
     )
 
 

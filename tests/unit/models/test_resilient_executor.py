@@ -347,7 +347,7 @@ async def test_in_an_outage_repeats_stop_when_the_bucket_is_empty():
     for _ in range(40):
         await fleet.executor.run(ASK)
     repeats = fleet.seen.count("a/m") - 40
-    assert repeats == 13, "ten at first, and a tenth of each call after that"
+    assert repeats == 13, "ten at first, and 0.09 for each call after the first"
     assert fleet.seen.count("b/m") == 40
 
 

@@ -164,6 +164,7 @@ async def test_during_the_outage_it_is_still_tried_once_in_a_recovery_timeout():
     fleet = Fleet("a/m", retry=NO_REPEAT)
     fleet["a"].default = DOWN
     await fail_often(fleet)
+    fleet.clock.advance(660)  # the longest that it may be open by now
     assert fleet.state("a/m") is CircuitState.HALF_OPEN
     fleet.trip("a/m")
     fleet["a"].default = "back again"

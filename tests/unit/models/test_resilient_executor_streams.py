@@ -13,7 +13,7 @@ from attune.errors import (
     StreamBrokenError,
     TransientError,
 )
-from attune.models.executor import TextDelta
+from attune.models.executor import EventKind, TextDelta
 from attune.models.retry import RetryPolicy
 from attune.testing import Reply
 from support.pipeline import COST, STREAM, Fleet, a_model, the_candidate
@@ -160,3 +160,59 @@ async def test_a_stream_is_no_attempt_more_after_its_failure_was_raised():
         with pytest.raises(StopAsyncIteration):
             await anext(events)
     assert fleet.asked == 1
+
+
+async def test_a_consumer_that_wants_pings_gets_them_until_the_first_content():
+    fleet = Fleet("a/m")
+    fleet["a"].sleep = asyncio.sleep
+    fleet["a"].then(Reply(("one ", "two"), first_content_s=0.2))
+    async with fleet.executor.stream(STREAM, ping_s=0.02) as events:
+        assert events.candidate is None
+        kinds = [event.kind async for event in events]
+        assert events.candidate.key == "a/m#api_key"
+    first = kinds.index(EventKind.META)
+    assert first >= 1
+    assert set(kinds[:first]) == {EventKind.PING}
+    assert EventKind.PING not in kinds[first:]
+    assert kinds[-1] is EventKind.TERMINAL
+    assert [record.call_id for record in fleet.records] == [events.call_id]
+
+
+async def test_after_pings_another_candidate_may_still_take_over():
+    fleet = Fleet("a/m", "b/m", retry=RetryPolicy(max_repeats=0))
+    fleet["a"].sleep = asyncio.sleep
+    fleet["a"].then(Reply(error=TransientError("overloaded"), head_s=0.1))
+    async with fleet.executor.stream(STREAM, ping_s=0.02) as events:
+        kinds = [event.kind async for event in events]
+    assert kinds[0] is EventKind.PING
+    assert events.response.provider == "b"
+
+
+@pytest.mark.parametrize("how", ["close", "cancel", "fail"])
+async def test_a_stream_with_pings_leaves_nothing_behind(how):
+    fleet = Fleet("a/m", retry=RetryPolicy(max_repeats=0))
+    fleet["a"].sleep = asyncio.sleep
+    fleet["a"].then(Reply(error=TransientError("overloaded"), head_s=0.05 if how == "fail" else 60.0))
+    events = fleet.executor.stream(STREAM, ping_s=0.01)
+    assert (await anext(events)).kind is EventKind.PING
+    if how == "close":
+        await events.aclose()
+    elif how == "fail":
+        with pytest.raises(AllProvidersFailedError):
+            async for _ in events:
+                pass
+    else:
+        waiting = asyncio.ensure_future(_to_the_end(events))
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    with pytest.raises(StopAsyncIteration):
+        await anext(events)
+    assert len(asyncio.all_tasks()) == 1
+    assert fleet.nothing_is_taken()
+    assert [record.error_class for record in fleet.records] == ["transient" if how == "fail" else "cancelled"]
+
+
+async def _to_the_end(events):
+    return [event async for event in events]

@@ -87,5 +87,5 @@ def test_the_jitter_is_full(done, limit):
 
 @pytest.mark.parametrize("wrong", [{"max_repeats": -1}, {"base_s": -0.1}, {"cap_s": -1.0}])
 def test_negative_limits_are_refused(wrong):
-    with pytest.raises(InvalidRequestError, match="must not be negative"):
+    with pytest.raises(InvalidRequestError, match=r"^max_repeats, base_s and cap_s must not be negative$"):
         RetryPolicy(**wrong)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import sqlite3
 from datetime import UTC, datetime
 
 import pytest
 
 from attune.errors import AllProvidersFailedError, BudgetExhaustedError, StoreError, TransientError
 from attune.models.prices import FREE
+from attune.models.request import ExecutionContext
 from attune.models.retry import RetryPolicy
 from attune.models.spending import SpendCap
 from attune.stores.sqlite import SqliteStore
@@ -38,12 +42,13 @@ def store(tmp_path, clock):
 def used(store, period, clock):
     day = datetime.fromtimestamp(clock.time(), UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     start = day if period == "day" else day.replace(day=1)
+    store.flush_sync(10)  # what was settled is taken in the background
     return store.used(f"spend/{period}", start.timestamp())
 
 
-def test_what_is_reserved_counts_until_it_is_settled_with_the_real_cost(store, clock):
+async def test_what_is_reserved_counts_until_it_is_settled_with_the_real_cost(store, clock):
     cap = SpendCap(store, clock, usd_per_day=1.0, usd_per_month=5.0)
-    reservation = cap.reserve(USD // 2, ttl_s=60)
+    reservation = await cap.reserve(USD // 2, ttl_s=60)
     assert used(store, "day", clock) == used(store, "month", clock) == USD // 2
     reservation.settle(3)
     assert used(store, "day", clock) == used(store, "month", clock) == 3
@@ -51,56 +56,99 @@ def test_what_is_reserved_counts_until_it_is_settled_with_the_real_cost(store, c
     assert used(store, "day", clock) == 3
 
 
-def test_a_cost_that_is_not_known_keeps_the_whole_reservation(store, clock):
-    SpendCap(store, clock, usd_per_day=1.0).reserve(USD // 2, ttl_s=60).settle(None)
+async def test_a_cost_that_is_not_known_keeps_the_whole_reservation(store, clock):
+    (await SpendCap(store, clock, usd_per_day=1.0).reserve(USD // 2, ttl_s=60)).settle(None)
     clock.advance(3600)
     assert used(store, "day", clock) == USD // 2
 
 
-def test_beyond_a_limit_it_says_which_and_what_to_do(store, clock):
+async def test_beyond_a_limit_it_says_which_and_what_to_do(store, clock):
     cap = SpendCap(store, clock, usd_per_day=1.0)
-    cap.reserve(USD, ttl_s=60)
+    await cap.reserve(USD, ttl_s=60)
     with pytest.raises(
         BudgetExhaustedError, match=r"\$1 a day .* \$0\.5000 more; raise .*max_usd_per_day"
     ) as e:
-        cap.reserve(USD // 2, ttl_s=60)
+        await cap.reserve(USD // 2, ttl_s=60)
     assert e.value.limit == "usd_per_day"
 
 
-def test_a_full_month_holds_nothing_of_the_day(store, clock):
+async def test_a_full_month_holds_nothing_of_the_day(store, clock):
     cap = SpendCap(store, clock, usd_per_day=1.0, usd_per_month=0.5)
     with pytest.raises(BudgetExhaustedError) as caught:
-        cap.reserve(USD * 3 // 4, ttl_s=60)
+        await cap.reserve(USD * 3 // 4, ttl_s=60)
     assert caught.value.limit == "usd_per_month"
     assert used(store, "day", clock) == used(store, "month", clock) == 0
 
 
-def test_a_day_and_a_month_end_at_midnight_utc(tmp_path):
+async def test_a_day_and_a_month_end_at_midnight_utc(tmp_path):
     clock = clock_at(2026, 11, 30, 23, 59)
     store = SqliteStore.open(tmp_path / "attune.db", clock=clock.time)
     cap = SpendCap(store, clock, usd_per_day=1.0, usd_per_month=1.0)
-    cap.reserve(USD, ttl_s=60).settle(USD)
+    (await cap.reserve(USD, ttl_s=60)).settle(USD)
     with pytest.raises(BudgetExhaustedError):
-        cap.reserve(1, ttl_s=60)
+        await cap.reserve(1, ttl_s=60)
     clock.advance(60)
-    cap.reserve(USD, ttl_s=60)
+    await cap.reserve(USD, ttl_s=60)
     clock.advance(24 * 3600)
     with pytest.raises(BudgetExhaustedError) as caught:
-        cap.reserve(1, ttl_s=60)
+        await cap.reserve(1, ttl_s=60)
     assert caught.value.limit == "usd_per_month"
     store.close()
 
 
-def test_two_processes_share_one_cap(tmp_path, store, clock):
+async def test_two_processes_share_one_cap(tmp_path, store, clock):
     other = SqliteStore.open(tmp_path / "attune.db", clock=clock.time)
-    SpendCap(other, clock, usd_per_day=1.0).reserve(USD, ttl_s=60)
+    await SpendCap(other, clock, usd_per_day=1.0).reserve(USD, ttl_s=60)
     with pytest.raises(BudgetExhaustedError):
-        SpendCap(store, clock, usd_per_day=1.0).reserve(1, ttl_s=60)
+        await SpendCap(store, clock, usd_per_day=1.0).reserve(1, ttl_s=60)
     other.close()
 
 
-def test_without_limits_nothing_is_reserved(store, clock):
-    SpendCap(store, clock).reserve(USD, ttl_s=60).settle(USD)
+@contextlib.contextmanager
+def locked(path):
+    """The file as another process holds it while it writes."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+
+
+async def test_while_another_process_holds_the_file_nothing_else_waits(store, clock):
+    cap = SpendCap(store, clock, usd_per_day=1.0, usd_per_month=1.0)
+    before = await cap.reserve(USD // 2, ttl_s=60)
+    with locked(store.path):
+        before.settle(3)
+        reserving = asyncio.create_task(cap.reserve(USD // 2, ttl_s=60))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not reserving.done()
+    (await reserving).settle(4)
+    assert used(store, "day", clock) == used(store, "month", clock) == 7
+
+
+async def test_whoever_is_cancelled_while_reserving_holds_nothing(store, clock):
+    cap = SpendCap(store, clock, usd_per_day=1.0, usd_per_month=1.0)
+    for turns in range(6):  # before it is under way, in the day's, and in the month's reservation
+        reserving = asyncio.create_task(cap.reserve(USD, ttl_s=60))
+        for _ in range(turns):
+            await asyncio.sleep(0.001 if turns > 3 else 0)
+        reserving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            (await reserving).settle(0)
+        assert used(store, "day", clock) == used(store, "month", clock) == 0
+
+
+async def test_a_reservation_under_way_when_its_owner_is_cancelled_is_given_back(store, clock):
+    with locked(store.path):
+        reserving = asyncio.create_task(SpendCap(store, clock, usd_per_day=1.0).reserve(USD, ttl_s=60))
+        await asyncio.sleep(0.05)  # the writer waits for the lock
+        reserving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reserving
+    assert used(store, "day", clock) == 0
+
+
+async def test_without_limits_nothing_is_reserved(store, clock):
+    (await SpendCap(store, clock).reserve(USD, ttl_s=60)).settle(USD)
     assert used(store, "day", clock) == 0
 
 
@@ -191,3 +239,14 @@ async def test_at_the_cap_a_free_candidate_still_answers(store, clock):
     fleet.providers["free", "api_key"].default = "for nothing"
     assert (await fleet.executor.run(ASK)).text == "for nothing"
     assert fleet.asked == 1
+
+
+async def test_a_call_whose_time_runs_out_while_the_file_is_held_is_told_so(tmp_path):
+    store = SqliteStore.open(tmp_path / "attune.db")
+    fleet = capped(store, FakeClock(), 1.0)
+    with locked(store.path), pytest.raises(BudgetExhaustedError, match="did not answer") as caught:
+        await fleet.executor.run(ASK, ExecutionContext(deadline_s=0.05))
+    assert caught.value.limit == "deadline"
+    assert fleet.asked == 0
+    assert fleet.nothing_is_taken()
+    store.close()

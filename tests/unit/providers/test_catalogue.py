@@ -6,6 +6,7 @@ import pytest
 from attune.errors import ConfigError, UnknownNameError
 from attune.providers import KINDS, KNOWN_PROVIDERS, Secret, build_provider
 from attune.providers.anthropic import AnthropicProvider
+from attune.providers.catalogue import usual_protocol
 from attune.providers.local import LocalProvider
 from attune.providers.openai import OpenAIProvider
 
@@ -47,6 +48,31 @@ def test_a_kind_that_does_not_exist_is_named_with_the_nearest() -> None:
         UnknownNameError, match="unknown provider kind 'open-ai' in provider mine; did you mean 'openai'"
     ):
         build_provider("mine", "open-ai")
+
+
+def test_a_protocol_that_does_not_exist_is_named_with_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown protocol 'respones'.*did you mean 'responses'"):
+        build_provider("openai", key=KEY, protocol="respones")
+
+
+def test_a_kind_without_a_choice_of_protocol_takes_none() -> None:
+    with pytest.raises(UnknownNameError, match="protocol 'chat' in provider anthropic of kind anthropic"):
+        build_provider("anthropic", key=KEY, protocol="chat")
+
+
+@pytest.mark.parametrize(
+    ("base_url", "protocol"),
+    [
+        ("https://api.openai.com/v1", "responses"),
+        ("https://us.api.openai.com/v1", "responses"),
+        ("https://api.openai.com.example/v1", "chat"),
+        ("https://notopenai.com/v1", "chat"),
+        ("https://mine.openai.azure.com/openai/v1", "chat"),
+        ("http://127.0.0.1:11434/v1", "chat"),
+    ],
+)
+def test_responses_is_usual_at_openais_own_address_only(base_url: str, protocol: str) -> None:
+    assert usual_protocol(base_url) == protocol
 
 
 def test_a_provider_of_ones_own_needs_an_address() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sqlite3
@@ -167,7 +168,7 @@ def test_another_terminal_reads_while_the_store_writes(tmp_path: Path) -> None:
         reader = SqliteStore.open_readonly(path, clock=lambda: NOW)
         store.append_attempt(attempt())
         store.put_fact(Fact(FactKind.BREAKER, "anthropic", NOW + 60, NOW))
-        store.reserve("key:a", 5, limit=9, window_start=0, ttl_s=1, now=NOW)
+        asyncio.run(store.reserve("key:a", 5, limit=9, window_start=0, ttl_s=1, now=NOW))
         assert reader.totals().calls == 1
         assert [each.key for each in reader.facts()] == ["anthropic"]
         assert reader.used("key:a", 0) == 5

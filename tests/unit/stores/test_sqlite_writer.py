@@ -110,7 +110,7 @@ def test_reservations_from_many_threads_never_pass_the_limit(store: SqliteStore)
 
     def work() -> None:
         for _ in range(40):
-            lease = store.reserve("r", 1, limit=100, window_start=0, ttl_s=1, now=NOW)
+            lease = asyncio.run(store.reserve("r", 1, limit=100, window_start=0, ttl_s=1, now=NOW))
             if lease is not None:
                 granted.append(lease)
 

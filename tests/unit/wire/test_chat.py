@@ -139,6 +139,52 @@ class TestEncoding:
             {"role": "user", "content": "and?"},
         ]
 
+    def test_ids_above_its_limit_are_digests_and_results_have_those_of_their_calls(self) -> None:
+        conversation = (
+            Message.user("x"),
+            Message("assistant", (ToolCallPart("toolu." + "x" * 60, "get", "{}"),)),
+            Message("user", (ToolResultPart("toolu." + "x" * 60, "sunny"),)),
+        )
+        _, call, result = encoded(LLMRequest(conversation))["messages"]
+        assert call["tool_calls"][0]["id"] == result["tool_call_id"]
+        assert len(result["tool_call_id"]) <= 40
+
+    def test_an_id_of_another_form_stays_because_its_model_may_need_it(self) -> None:
+        conversation = (
+            Message.user("x"),
+            Message("assistant", (ToolCallPart("functions.get:0", "get", "{}"),)),
+        )
+        assert encoded(LLMRequest(conversation))["messages"][1]["tool_calls"][0]["id"] == "functions.get:0"
+
+    @pytest.mark.parametrize("model_id", ["gemini-4-argon", "models/gemini-3.5-flash-lite"])
+    def test_gemini_gets_the_signatures_of_its_calls_back_and_a_stand_in_for_those_of_others(
+        self, model_id: str
+    ) -> None:
+        conversation = (
+            Message.user("x"),
+            Message(
+                "assistant",
+                (
+                    ThinkingPart("", "sig-1", "mine"),
+                    ToolCallPart("a", "get", "{}"),
+                    ToolCallPart("b", "get", "{}"),
+                    ThinkingPart("", "sig-3", "mine"),
+                    ToolCallPart("c", "get", "{}"),
+                ),
+            ),
+            Message("assistant", (ThinkingPart("hm", "sig", "other"), ToolCallPart("d", "get", "{}"))),
+        )
+        messages = encoded(LLMRequest(conversation), MODEL._replace(id=model_id))["messages"]
+        calls = [call for message in messages for call in message.get("tool_calls", ())]
+        assert [call.get("extra_content") for call in calls] == [
+            {"google": {"thought_signature": "sig-1"}},
+            None,
+            {"google": {"thought_signature": "sig-3"}},
+            {"google": {"thought_signature": "skip_thought_signature_validator"}},
+        ]
+        others = encoded(LLMRequest(conversation))["messages"]
+        assert "extra_content" not in json.dumps(others)
+
     def test_a_call_without_text_has_null_content_and_thinking_alone_is_no_message(self) -> None:
         conversation = (
             Message.user("x"),
@@ -179,6 +225,8 @@ class TestEncoding:
         assert encoded(LLMRequest.from_prompt("hi", output_format=OutputFormat()))["response_format"] == {
             "type": "json_object"
         }
+        free = encoded(LLMRequest.from_prompt("hi", system="Be kind.", output_format=OutputFormat()))
+        assert free["messages"][0]["content"].startswith("Be kind.\n\nAnswer with a single JSON object")
         schema = MappingProxyType({"type": "object", "properties": {"a": {"type": "string"}}})
         body = encoded(LLMRequest.from_prompt("hi", output_format=OutputFormat(schema, "thing")))
         assert body["response_format"] == {
@@ -204,9 +252,11 @@ class TestEncoding:
         assert body["response_format"]["json_schema"]["strict"] is strict
 
     @pytest.mark.parametrize("model_id", ["gpt-6-luna", "gpt-5.4", "gpt-5", "o3-mini"])
-    def test_openais_reasoning_models_get_no_temperature_which_they_reject(self, model_id: str) -> None:
-        body = encoded(LLMRequest.from_prompt("hi", temperature=0.0), MODEL._replace(id=model_id))
-        assert "temperature" not in body
+    def test_openais_reasoning_models_get_no_temperature_or_stop_which_they_reject(
+        self, model_id: str
+    ) -> None:
+        request = LLMRequest.from_prompt("hi", temperature=0.0, stop=("END",))
+        assert {"temperature", "stop"}.isdisjoint(encoded(request, MODEL._replace(id=model_id)))
 
     @pytest.mark.parametrize("model_id", ["gpt-4o", "gpt-oss-120b", "gemini-3.8-flash", "llama3", "olmo-2"])
     def test_other_models_get_the_temperature(self, model_id: str) -> None:
@@ -301,6 +351,16 @@ class TestStream:
             ToolCallDelta(0, "a", "f", "{}"),
             Terminal("tool_calls", "stop"),
         ]
+
+    def test_the_signature_of_a_call_comes_before_it(self) -> None:
+        call = {"id": "a", "function": {"name": "f", "arguments": "{}"}}
+        signed = call | {"extra_content": {"google": {"thought_signature": "sig"}}}
+        assert payloads(chunk({"tool_calls": [signed]}))[1:] == [
+            ThinkingDelta("", "sig"),
+            ToolCallDelta(0, "a", "f", "{}"),
+        ]
+        unsigned = call | {"extra_content": {"google": {}}}
+        assert payloads(chunk({"tool_calls": [unsigned]}))[1:] == [ToolCallDelta(0, "a", "f", "{}")]
 
     @pytest.mark.parametrize("index", [{}, {"index": 0}])
     def test_a_new_id_begins_a_new_call_even_at_the_same_index(self, index: dict[str, int]) -> None:

@@ -225,6 +225,7 @@ CASES = [
     ),
     # refusal
     Case("content filter", 400, openai("filtered", code="content_filter"), RefusalError),
+    Case("a policy of the service", 400, openai("no", code="misalignment_policy_violation"), RefusalError),
     # words that must not decide
     Case("'rate' inside 'generate'", 400, openai("cannot generate at this rate of limit"), CallerError),
     Case("an error quoted in a 500", 500, openai("prompt is too long", "server_error"), TransientError),
@@ -345,6 +346,8 @@ def test_an_error_carries_how_long_to_wait() -> None:
         Case("", 429, gemini(429, "RESOURCE_EXHAUSTED", "x", {"retryDelay": "37s"}), ThrottledError)
     )
     assert delayed.retry_after == 37.0
+    told = mapped(Case("", 429, openai("Limit reached. Please try again in 6m0.5s."), ThrottledError))
+    assert told.retry_after == 360.5
     spent = mapped(
         Case(
             "",
@@ -359,6 +362,23 @@ def test_an_error_carries_how_long_to_wait() -> None:
         )
     )
     assert spent.retry_after == 3600.0
+
+
+@pytest.mark.parametrize(
+    ("words", "seconds"),
+    [
+        ("Please try again in 1.898s. Visit https://x.example", 1.898),
+        ("please try again in 120ms", 0.12),
+        ("Please try again in 1h2m3s.", 3723.0),
+        (f"Please try again in {'9' * 40}h", MAX_RETRY_AFTER_S),
+        ("Please try again in 2 days.", None),
+        ("Please try again in 3sec.", None),
+        ("Please try again in a moment.", None),
+    ],
+)
+def test_a_wait_that_is_told_in_words_alone_is_read(words: str, seconds: float | None) -> None:
+    data = json.dumps(openai(words, code="rate_limit_exceeded")).encode()
+    assert ErrorMapper("mine", MODEL).from_event(data).retry_after == seconds
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+import re
 from typing import Any
 
 import pytest
@@ -174,6 +175,46 @@ class TestEncoding:
                 ],
             }
         ]
+
+    def test_thinking_that_was_shown_to_nobody_goes_back_as_it_came(self) -> None:
+        block = {"type": "redacted_thinking", "data": "EmwK"}
+        body = {"content": [block, {"type": "text", "text": "y"}], "stop_reason": "end_turn"}
+        _, thought, *_ = (e.parsed for e in decode_body(json.dumps(body).encode(), ERRORS))
+        assert payloads(event("content_block_start", index=0, content_block=block)) == [thought]
+        part = ThinkingPart(thought.text, thought.signature, "anthropic")
+        conversation = (Message.user("x"), Message("assistant", (part, TextPart("y"))))
+        assert encoded(LLMRequest(conversation))["messages"][1]["content"][0] == block
+
+    @pytest.mark.parametrize("made_by", ["anthropic", "openai"])
+    @pytest.mark.parametrize("asked_by", ["thinking_tokens", "extra"])
+    def test_a_model_that_cannot_think_on_from_anothers_tool_call_answers_without_thinking(
+        self, made_by: str, asked_by: str
+    ) -> None:
+        thought = ThinkingPart("hm", "sig", made_by)
+        loop = (
+            Message.user("x"),
+            Message("assistant", (thought, ToolCallPart("c", "get", "{}"))),
+            Message("user", (ToolResultPart("c", "sunny"),)),
+        )
+        on = {"type": "enabled", "budget_tokens": 2000}
+        asked = {"thinking_tokens": 2000} if asked_by == "thinking_tokens" else {"extra": {"thinking": on}}
+        body = encoded(LLMRequest(loop, **asked), "claude-sonnet-4-5")  # type: ignore[arg-type]
+        assert body.get("thinking") == (on if made_by == "anthropic" else None)
+        adaptive = {"type": "adaptive"}
+        newer = encoded(LLMRequest(loop, extra={"thinking": adaptive}), "claude-opus-5-5")
+        assert newer["thinking"] == adaptive
+        after_it = LLMRequest((*loop, Message.assistant("It is sunny."), Message.user("and?")), **asked)  # type: ignore[arg-type]
+        assert encoded(after_it, "claude-sonnet-4-5")["thinking"] == on
+
+    def test_ids_of_tool_calls_are_made_of_the_letters_it_accepts(self) -> None:
+        loop = (
+            Message.user("x"),
+            Message("assistant", (ToolCallPart("call.1|fc", "get", "{}"), ToolCallPart("", "get", "{}"))),
+            Message("user", (ToolResultPart("call.1|fc", "sunny"), ToolResultPart("", "rain"))),
+        )
+        _, calls, results = (message["content"] for message in encoded(LLMRequest(loop))["messages"])
+        assert [each["id"] for each in calls] == [each["tool_use_id"] for each in results]
+        assert all(re.fullmatch("[a-zA-Z0-9_-]+", each["id"]) for each in calls)
 
     @pytest.mark.parametrize(
         ("choice", "older", "newer"),

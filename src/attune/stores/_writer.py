@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 Record: TypeAlias = LLMCallRecord | DecisionRecord | Fact | Settlement
 
-LINGER_SECONDS = 0.05
+LINGER_SECONDS = 0.03
 """How long a record waits for others to share its commit; with the commit itself it stays under
 100 ms."""
 

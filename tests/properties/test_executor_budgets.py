@@ -91,7 +91,7 @@ models = st.builds(
 def fleets(draw):
     chain = draw(st.lists(models, min_size=1, max_size=6, unique_by=lambda model: model.label))
     strategies = tuple(draw(st.lists(st.sampled_from(list(FallbackStrategy)[:-1]), unique=True)))
-    return Fleet(
+    fleet = Fleet(
         *chain,
         credentials={each.provider: draw(st.sampled_from([("key",), ("key", "plan")])) for each in chain},
         scripts={f"{p}#{c}": draw(st.lists(answers, max_size=5)) for p in "abc" for c in ("key", "plan")},
@@ -99,7 +99,12 @@ def fleets(draw):
         fallback=FallbackPolicy(strategies) if strategies else FallbackPolicy(),
         retry=RetryPolicy(draw(st.integers(0, 3)), cap_s=draw(st.sampled_from([0.0, 8.0, 100.0]))),
         limits=CallLimits(max_attempts=draw(st.integers(1, 6))),
+        hedge=draw(st.sampled_from(["off", "p95"])),
     )
+    for each in chain:  # each is known to give its first content within 50 ms
+        for _ in range(20):
+            fleet.executor.first_content_times.learn("", each.label, 50.0)
+    return fleet
 
 
 contexts = st.builds(
@@ -132,12 +137,13 @@ def check_the_attempts(fleet, before):
     assert len(fleet.records) == fleet.asked <= before + fleet.executor.limits.max_attempts
     assert fleet.nothing_is_taken()
     mine = fleet.records[before:]
-    assert [record.position for record in mine] == list(range(len(mine)))
-    assert not any(record.chosen_by_policy for record in mine[1:])
+    begun = sorted(mine, key=lambda record: record.position)  # of two at a time the second may end first
+    assert [record.position for record in begun] == list(range(len(mine)))
+    assert not any(record.chosen_by_policy for record in begun[1:])
     assert {record.call_id for record in mine} <= {fleet.decisions[-1].call_id}
-    if mine and mine[0].chosen_by_policy:
+    if begun and begun[0].chosen_by_policy:
         first = fleet.decisions[-1].ranked[0]
-        assert (mine[0].provider, mine[0].model_id) == (first.provider, first.model_id)
+        assert (begun[0].provider, begun[0].model_id) == (first.provider, first.model_id)
     return mine
 
 
@@ -155,10 +161,12 @@ def test_a_call_keeps_to_its_attempts_its_time_and_its_books(fleet, context, str
             check_the_response(mine, got, response)
         else:
             check_the_failure(fleet, mine, got, error)
+        overtaken = [record for record in mine if record.error_class == "cancelled"]
+        assert len(overtaken) <= len(mine) // 2 if fleet.executor.hedge else not overtaken
 
 
 def check_the_response(mine, got, response):
-    last = mine[-1]
+    last = [record for record in mine if record.error_class != "cancelled"][-1]
     assert (response.provider, response.model_id) == (last.provider, last.model_id)
     assert got == response.text
     assert len(response.attempts) == len(mine)
@@ -171,7 +179,7 @@ def check_the_failure(fleet, mine, got, error):
     match error:
         case AllProvidersFailedError(attempts=attempts):
             made = [each for each in attempts if isinstance(each, ProviderError)]
-            assert len(made) >= len(mine)
+            assert len(made) >= sum(record.error_class != "cancelled" for record in mine)
             assert got == ""
             assert error.retry_at is None or error.retry_at >= fleet.clock.time()
         case BudgetExhaustedError():

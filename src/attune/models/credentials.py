@@ -18,8 +18,7 @@ class CredentialHealth:
 
     Off on a ``CredentialError`` or ``MoneyGoneError``: for 5 minutes, and twice as long each time
     a probe after that fails as well, up to an hour. A success or a changed configuration turns it
-    on. Times are UTC epoch seconds, given by the caller, since the deadline is shared with other
-    processes.
+    on. Times are monotonic seconds, given by the caller: setting the wall clock changes no pause.
     """
 
     _until: float

@@ -153,13 +153,12 @@ class FailureDomains:
 
     def refusal(self, candidate: Candidate, *, last_resort: bool = False) -> Refusal | None:
         """Why no permit would be granted now, or ``None``."""
-        now, wall = self._clock.monotonic(), self._clock.time()
+        now = self._clock.monotonic()
         health = self._credentials.get(_credential_key(candidate))
-        if health is not None and not health.available(wall):
+        if health is not None and not health.available(now):
             what = f"the credential {_credential_key(candidate)} is off: {health.reason}"
-            retry_at = now + health.until - wall
             error_class = _OFF_CLASSES.get(health.reason, ErrorClass.CREDENTIAL)
-            return Refusal(_credential_key(candidate), what, retry_at, error_class)
+            return Refusal(_credential_key(candidate), what, health.until, error_class)
         for key in (candidate.key, candidate.label):
             rest = self._rests.get(key)
             if rest is not None and rest.until > now:
@@ -224,7 +223,7 @@ class FailureDomains:
                 return  # it was another key, since replaced
             if fact.until > wall:
                 health = self._credentials.setdefault(fact.key, CredentialHealth())
-                health.learn(wall + remaining, fact.detail)
+                health.learn(until, fact.detail)
             elif fact.until == 0:
                 self._credentials.pop(fact.key, None)
         elif fact.kind in {FactKind.COOLDOWN, FactKind.MODEL_OFF}:
@@ -248,7 +247,7 @@ class FailureDomains:
         key = _credential_key(candidate)
         health = self._credentials.get(key)
         # While it is off, a success is of an attempt that was under way before: no news.
-        if health is not None and health.available(self._clock.time()):
+        if health is not None and health.available(self._clock.monotonic()):
             del self._credentials[key]
             self._tell(FactKind.CREDENTIAL_OFF, key, 0.0, "it works again")
 
@@ -268,10 +267,10 @@ class FailureDomains:
                 health = self._credentials.setdefault(key, CredentialHealth())
                 reason = _OFF_REASONS[error.error_class]
                 if error.error_class is ErrorClass.WINDOW_SPENT and error.retry_after is not None:
-                    until = health.learn(wall + error.retry_after, reason)
+                    until = health.learn(now + error.retry_after, reason)
                 else:
-                    until = health.off(wall, reason)
-                self._tell(FactKind.CREDENTIAL_OFF, key, until, reason)
+                    until = health.off(now, reason)
+                self._tell(FactKind.CREDENTIAL_OFF, key, wall + until - now, reason)
             case _:
                 pass
 

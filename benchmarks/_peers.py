@@ -15,8 +15,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 HOME = ROOT / ".make" / "peers"
 
-VERSIONS = {"attune-ai": "16.4.0", "litellm": "1.106.2"}
-"""attune-ai is the package whose ``attune.models`` has the same names; litellm the most used router."""
+VERSIONS = {"attune-ai": "16.4.0", "litellm": "1.106.2", "tensorzero": "2026.6.0"}
+"""attune-ai is the package whose ``attune.models`` has the same names; litellm the most used router;
+tensorzero a gateway in Rust that can also be embedded.
+"""
 
 INSTALL_SECONDS = 600
 

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from attune.models.cells import Estimate, _borrowed
+from attune.models.cells import _borrowed
 from attune.models.performance import BUCKET_SECONDS
 from attune.models.telemetry import TokenUsage
 from attune.models.windows import PerformanceStats
-from support.routing import DAY, an_attempt, rollup_rows
+from support.routing import DAY, Estimate, an_attempt, rollup_rows
 
 START = 20_000 * DAY
 WINDOW_DAYS = 3

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from attune.models.adaptive_routing import AdaptiveModelRouter
 from attune.models.candidate import Refusal
+from attune.models.cells import NOT_MEASURED
 from attune.models.performance import BUCKET_SECONDS, RECENT, LatencySketch, counts, join_recent
 from attune.models.prices import PriceSchedule
 from attune.models.registry import ModelInfo, ModelRegistry, ModelTier
@@ -16,6 +17,28 @@ from attune.testing import FakeClock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from attune.models.cells import Row
+
+
+class Estimate(NamedTuple):
+    """A ``Row`` of ``attune.models.cells`` by its names, with ``None`` for what was not measured."""
+
+    success_rate: float
+    latency_ms: float
+    known: float
+    own_calls: float
+    own_successes: float
+    recent_failures: float
+    measured_rate: float | None
+    measured_calls: float
+    measured_latency_ms: float | None
+
+    @classmethod
+    def of(cls, row: Row) -> Estimate:
+        """The readable form of a row."""
+        return cls(*(None if value == NOT_MEASURED else value for value in row))
+
 
 DAY = 86_400.0
 CHEAP, CAPABLE, PREMIUM = ModelTier

@@ -30,6 +30,7 @@ from attune.errors import (
     TransientError,
     WindowSpentError,
 )
+from attune.models.eager import Eager
 from attune.models.executor import AttemptSummary, EventKind
 from attune.models.failure_domains import AttemptPermit, FailureDomains
 from attune.models.folding import Fold
@@ -114,7 +115,7 @@ class AttemptRunner:
         reservation: Reservation | None = None,
         last_resort: bool = False,
     ) -> Attempt:
-        """Take the permits for an attempt; iterating over the result makes it and settles its ``reservation``.
+        """Take the permits for an attempt; iterating over the result makes it, and settles ``reservation``.
 
         Raises ``CircuitOpenError`` when a breaker refuses, the error behind it when the candidate
         rests or its credential is off; the reservation is given back then.
@@ -240,17 +241,24 @@ class Attempt:
     # -- the stream ------------------------------------------------------------------------------
 
     async def _next(self) -> StreamEvent:
-        waited_for, limit = self._limit()
+        limit: tuple[str, float] | None = None
         try:
-            async with asyncio.timeout(limit):
-                if self._stream is None:
-                    self._stream = await self._provider.open(self._request, self.model, self._budget)
-                    self._answered = True
-                return await self._stream.__anext__()
+            step = Eager(self._step())
+            if step.done:  # as most are: an event that came together with the one before it
+                return step.result
+            limit = self._limit()
+            async with asyncio.timeout(limit[1]):
+                return await step
         except TimeoutError:
-            raise self._late(waited_for, limit) from None
+            raise self._late(*(limit or self._limit())) from None
         except StopAsyncIteration:
             raise self._failure(StreamBrokenError, "the answer ended before its terminal event") from None
+
+    async def _step(self) -> StreamEvent:
+        if self._stream is None:
+            self._stream = await self._provider.open(self._request, self.model, self._budget)
+            self._answered = True
+        return await self._stream.__anext__()
 
     def _limit(self) -> tuple[str, float]:
         """What is waited for, and the seconds it may take."""
@@ -380,7 +388,7 @@ class Attempt:
 def _credible(usage: TokenUsage, model: ModelInfo) -> bool:
     """Whether a reported usage can be: with room for a catalog that is behind the provider."""
     longest = INCREDIBLE * max(model.context_window, model.max_output_tokens)
-    return all(0 <= tokens <= longest for tokens in usage)
+    return min(usage) >= 0 and max(usage) <= longest
 
 
 def _not_billed(error: ProviderError) -> bool:
@@ -395,9 +403,9 @@ def refused(refusal: Refusal, candidate: Candidate, clock: Clock) -> AttuneError
     if refusal.error_class is None:
         return CircuitOpenError(refusal.domain, retry_after=retry_after, retry_at=clock.time() + retry_after)
     kind = _REFUSALS.get(refusal.error_class, TransientError)
-    return kind(
-        refusal.reason, retry_after=retry_after, provider=candidate.provider, model=candidate.model_id
-    )
+    named = refusal.domain in refusal.reason
+    message = refusal.reason if named else f"{candidate.label}: {refusal.reason}"
+    return kind(message, retry_after=retry_after, provider=candidate.provider, model=candidate.model_id)
 
 
 _REFUSALS: dict[ErrorClass, type[ProviderError]] = {

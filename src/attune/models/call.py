@@ -267,8 +267,7 @@ class Call:
 
     def _decide(self) -> None:
         executor, required = self._executor, self._context.min_success_rate is not None
-        route = RouteRequest.of(self._request, self._context)
-        self._route = route if required else route.without_success_floor()
+        route = self._route = RouteRequest.of(self._request, self._context)
         try:
             decision = executor.decide(route, required_success=required)
         except NoCandidateError as nothing:
@@ -293,7 +292,7 @@ class Call:
         Raises ``nothing`` when it is not breakers that stand in the way.
         """
         try:
-            decision = self._executor.router.decide(self._route, heed_availability=False)
+            decision = self._decide_of_everyone()
         except NoCandidateError:
             raise nothing from None
         refusals = [self._runner.domains.refusal(candidate) for candidate in decision.candidates]
@@ -408,10 +407,16 @@ class Call:
         """Whether the model's window is larger than any that was too small."""
         return self._models[_label(scored)].context_window > self._too_small
 
+    def _decide_of_everyone(self) -> RouteDecision:
+        """The decision if all were available, and without a minimum success rate that nobody asked for."""
+        asked = self._context.min_success_rate is not None
+        route = self._route if asked else self._route.without_success_floor()
+        return self._executor.router.decide(route, heed_availability=False)
+
     def _everyone(self) -> tuple[ScoredCandidate, ...]:
         """Every candidate that fits, also those that were not available when the call was decided."""
         try:
-            decision = self._executor.router.decide(self._route, heed_availability=False)
+            decision = self._decide_of_everyone()
         except NoCandidateError:
             return ()
         self._models.update((model.label, model) for model in decision.models)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from attune.models.performance import (
     DENSE,
@@ -18,7 +18,7 @@ from attune.models.performance import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["NOTHING_KNOWN", "SUMS", "Cell", "Estimate", "Level", "Path", "Row", "Sums", "estimate"]
+__all__ = ["NOTHING_KNOWN", "NOT_MEASURED", "SUMS", "Cell", "Level", "Path", "Row", "Sums", "estimate"]
 
 
 class Cell:
@@ -178,45 +178,24 @@ _LevelRow: TypeAlias = tuple[float, float, float, float, float]
 """Calls, successes, the sum of latencies, recent failures, and the oldest bucket."""
 
 Row: TypeAlias = tuple[float, float, float, float, float, float, float, float, float]
-"""The fields of an ``Estimate``, with ``NOT_MEASURED`` for ``None``."""
+"""What telemetry says of a candidate at a key, sparse cells having borrowed from their parents: success rate
+(0..1), latency in ms, how much of both is known (0..1, the rest is the prior's), the key's own calls and
+successes, recent failures; then plain means, of the key or else of its parent: the measured success rate, the
+calls that it is of, and the measured latency in ms. Where neither has ``PRIOR_WEIGHT`` calls (successful ones
+for the latency) the mean is ``NOT_MEASURED``. A plain tuple, because every decision makes ten.
+"""
 
 NOT_MEASURED = -1.0
 _FADING = PRIOR_WEIGHT / DENSE
 
 Path: TypeAlias = tuple[Level, ...]
 
-
-class Estimate(NamedTuple):
-    """What telemetry says of a candidate at a key, sparse cells having borrowed from their parents.
-
-    ``own_calls`` and ``own_successes`` are those at the key itself; ``known`` (0..1) is the share of
-    the estimate that is not the prior's. ``measured_rate`` (over ``measured_calls``) and
-    ``measured_latency_ms`` are plain means, of the key or else of its parent, over at least
-    ``PRIOR_WEIGHT`` calls (successful ones for the latency); ``None`` where neither has as many.
-    """
-
-    success_rate: float
-    latency_ms: float
-    known: float
-    own_calls: float
-    own_successes: float
-    recent_failures: float
-    measured_rate: float | None
-    measured_calls: float
-    measured_latency_ms: float | None
-
-    @classmethod
-    def of(cls, row: Row) -> Estimate:
-        """The readable form of a row."""
-        return cls(*(None if value == NOT_MEASURED else value for value in row))  # type: ignore[arg-type]
-
-
 NOTHING_KNOWN: Row = (PRIOR_SUCCESS_RATE, PRIOR_LATENCY_MS, 0, 0, 0, 0, NOT_MEASURED, 0, NOT_MEASURED)
 _NO_CALLS: _LevelRow = (0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def estimate(levels: Path, label: str, first: int) -> Row:
-    """What the window knows of a candidate at a key; ``Estimate.of`` makes it readable.
+    """What the window knows of a candidate at a key.
 
     The success rate p of a level with n calls is drawn to that of its siblings, which are its
     parent's other calls, by a weight w that fades out, w = 10 (1 - n / 30) and 0 from ``DENSE``

@@ -12,6 +12,8 @@ __all__ = ["Eager"]
 
 T = TypeVar("T")
 
+_HANDED_OVER = object()
+
 
 class Eager(Generator[Any, Any, T]):
     """A coroutine that has run up to its first wait, in the task that makes this.
@@ -33,13 +35,13 @@ class Eager(Generator[Any, Any, T]):
             self.done = True
             self.result = end.value
 
-    def __await__(self) -> Eager[T]:
+    def __await__(self) -> Generator[Any, Any, T]:
         return self
 
     def send(self, value: Any) -> Any:
         """Hand over what it waits for first, then whatever it waits for next."""
-        first, self._first = self._first, self
-        return self._coroutine.send(value) if first is self else first
+        first, self._first = self._first, _HANDED_OVER
+        return self._coroutine.send(value) if first is _HANDED_OVER else first
 
     def throw(self, *error: Any) -> Any:
         """Raise an exception, such as a cancellation, where it waits."""

@@ -10,6 +10,8 @@ from attune.errors import InvalidRequestError, UnknownNameError
 from attune.models.registry import ModelTier
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from attune.models.telemetry import ScoredCandidate
 
 __all__ = ["FallbackPolicy", "FallbackStrategy"]
@@ -34,6 +36,8 @@ class FallbackStrategy(StrEnum):
         except ValueError:
             raise UnknownNameError("fallback strategy", text, [s.value for s in cls]) from None
 
+
+_RANK: dict[str, int] = {tier.value: tier.rank for tier in ModelTier}
 
 _DEFAULT = (
     FallbackStrategy.OTHER_CREDENTIAL,
@@ -69,27 +73,31 @@ class FallbackPolicy:
         first, *rest = ranked
         found = [first]
         for strategy in self.strategies:
-            matching = [each for each in rest if each not in found and self._matches(strategy, first, each)]
+            matching: list[ScoredCandidate] = []
+            others: list[ScoredCandidate] = []
+            for each in rest:
+                (matching if self._matches(strategy, first, each) else others).append(each)
             if strategy is FallbackStrategy.CUSTOM:
                 matching.sort(key=lambda each: self.chain.index(f"{each.provider}/{each.model_id}"))
-            found.extend(matching)
+            found += matching
+            rest = others
         return tuple(found)
 
     def _matches(self, strategy: FallbackStrategy, first: ScoredCandidate, each: ScoredCandidate) -> bool:
-        same_provider = each.provider == first.provider
-        step = ModelTier(each.tier).rank - ModelTier(first.tier).rank
-        match strategy:
-            case FallbackStrategy.OTHER_CREDENTIAL:
-                return same_provider and each.model_id == first.model_id
-            case FallbackStrategy.SAME_TIER_OTHER_PROVIDER:
-                return step == 0 and not same_provider
-            case FallbackStrategy.SAME_TIER_SAME_PROVIDER:
-                return step == 0 and same_provider
-            case FallbackStrategy.CHEAPER_TIER_SAME_PROVIDER:
-                return step < 0 and same_provider
-            case FallbackStrategy.ANY_TIER_OTHER_PROVIDER:
-                return not same_provider
-            case FallbackStrategy.UPGRADE_TIER:
-                return step == 1
-            case FallbackStrategy.CUSTOM:
-                return f"{each.provider}/{each.model_id}" in self.chain
+        if strategy is FallbackStrategy.CUSTOM:
+            return f"{each.provider}/{each.model_id}" in self.chain
+        step = _RANK[each.tier] - _RANK[first.tier]
+        return _FINDS[strategy](each.provider == first.provider, each.model_id == first.model_id, step)
+
+
+_FINDS: dict[FallbackStrategy, Callable[[bool, bool, int], bool]] = {
+    FallbackStrategy.OTHER_CREDENTIAL: lambda same_provider, same_model, _: same_provider and same_model,
+    FallbackStrategy.SAME_TIER_OTHER_PROVIDER: lambda same_provider, _, step: step == 0 and not same_provider,
+    FallbackStrategy.SAME_TIER_SAME_PROVIDER: lambda same_provider, _, step: step == 0 and same_provider,
+    FallbackStrategy.CHEAPER_TIER_SAME_PROVIDER: lambda same_provider, _, step: step < 0 and same_provider,
+    FallbackStrategy.ANY_TIER_OTHER_PROVIDER: lambda same_provider, *_: not same_provider,
+    FallbackStrategy.UPGRADE_TIER: lambda *relation: relation[-1] == 1,
+}
+"""Whether a strategy finds a candidate: by whether its provider and its model are the chosen one's, and how
+many tiers it lies above that. Looked up, because every call asks for each strategy and candidate.
+"""

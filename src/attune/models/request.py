@@ -11,7 +11,7 @@ import re
 from base64 import b64encode
 from dataclasses import dataclass, field, fields, replace
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from attune.errors import InvalidRequestError, UnknownNameError
 
@@ -26,6 +26,7 @@ __all__ = [
     "OutputFormat",
     "Part",
     "RouteRequest",
+    "Source",
     "TextPart",
     "ThinkingPart",
     "Tool",
@@ -143,13 +144,28 @@ class OutputFormat:
     name: str = "answer"
 
 
+class Source(NamedTuple):
+    """A request as a client sent it.
+
+    ``protocol`` is "chat", "messages" or "responses". ``fields`` are the client's own top-level fields
+    in its order; each is JSON text as it arrived, whose bytes ``bytes(field)`` gives. ``unread`` names what
+    the request says that an ``LLMRequest`` cannot and that changes its meaning, ``hints`` what only tunes.
+    """
+
+    protocol: str
+    fields: Mapping[str, Any]
+    unread: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class LLMRequest:
     """A conversation and how to answer it; no model, no provider, no credential.
 
     ``max_output_tokens`` of ``None`` leaves it to the provider; where its protocol demands a number it is
     the model's own maximum. ``extra`` holds
-    provider-specific fields that are passed on as they are.
+    provider-specific fields that are passed on as they are. ``source`` is what a client sent of which this
+    was read: a provider that speaks its protocol sends that, and judges itself whether it is empty.
     """
 
     messages: tuple[Message, ...]
@@ -163,9 +179,10 @@ class LLMRequest:
     thinking_tokens: int | None = None
     stream: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
+    source: Source | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if not any(_has_content(message) for message in self.messages):
+        if self.source is None and not any(_has_content(message) for message in self.messages):
             raise InvalidRequestError("the prompt is empty; give at least one message with content")
         if self.max_output_tokens is not None and self.max_output_tokens < 1:
             raise InvalidRequestError("max_output_tokens must be at least 1")
@@ -177,7 +194,11 @@ class LLMRequest:
 
     def streaming(self) -> LLMRequest:
         """The same request with ``stream`` on."""
-        return replace(self, stream=True)
+        if self.stream:
+            return self
+        request = object.__new__(type(self))  # what was checked stays true
+        vars(request).update(vars(self), stream=True)
+        return request
 
     @property
     def needs(self) -> frozenset[str]:

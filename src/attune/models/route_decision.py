@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from attune.models.candidate import Candidate
-from attune.models.cells import Estimate
 from attune.models.tasks import is_realtime, normalize_task
 from attune.models.telemetry import NANOS_PER_USD, DecisionRecord, DroppedCandidate, ScoredCandidate
 
@@ -101,7 +100,7 @@ class RouteDecision:
     readable only when they are asked for.
     """
 
-    __slots__ = ("_dropped", "_scored", "base_tier", "notes", "policy", "request", "tier", "why")
+    __slots__ = ("_dropped", "_ranked", "_scored", "base_tier", "notes", "policy", "request", "tier", "why")
 
     def __init__(
         self,
@@ -121,6 +120,7 @@ class RouteDecision:
         self.notes = notes
         self._scored = scored
         self._dropped = dropped
+        self._ranked: tuple[ScoredCandidate, ...] = ()
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -145,7 +145,9 @@ class RouteDecision:
     @property
     def ranked(self) -> tuple[ScoredCandidate, ...]:
         """Every eligible candidate with its score and the parts of it, best first."""
-        return tuple(self._explained(place, scored) for place, scored in enumerate(self._scored))
+        if not self._ranked:
+            self._ranked = tuple(self._explained(place, scored) for place, scored in enumerate(self._scored))
+        return self._ranked
 
     @property
     def dropped(self) -> tuple[DroppedCandidate, ...]:
@@ -188,16 +190,16 @@ class RouteDecision:
 
     def _explained(self, place: int, scored: Scored) -> ScoredCandidate:
         score, option, row, cost = scored
-        estimate = Estimate.of(row)
-        best_score, best, _, _ = self._scored[0]
+        rate, latency_ms, _, calls, _, lately, _, _, _ = row
+        best_score, best, best_row, _ = self._scored[0]
         if place == 0:
             note = "chosen: " + self.why
         elif option.rank != best.rank:
             note = f"its tier is {option.model.tier}, the chosen one {best.model.tier}"
         elif option.label == best.label:
             note = "the same model by another credential"
-        elif is_realtime(self.request.task_type) and self._scored[0][2] != row:
-            note = f"takes about {estimate.latency_ms:.0f} ms and succeeds in {estimate.success_rate:.1%}"
+        elif best_row != row and is_realtime(self.request.task_type):
+            note = f"takes about {latency_ms:.0f} ms and succeeds in {rate:.1%}"
         elif score < best_score:
             note = f"its score is {best_score - score:.3f} lower"
         elif score > best_score and (self.request.session_id or self.request.bound_to):
@@ -210,11 +212,11 @@ class RouteDecision:
             *option.candidate,
             tier=option.model.tier,
             score=score,
-            success_rate=estimate.success_rate,
-            avg_latency_ms=estimate.latency_ms,
+            success_rate=rate,
+            avg_latency_ms=latency_ms,
             predicted_cost_usd=cost,
-            sample_size=int(estimate.own_calls),
-            recent_failures=int(estimate.recent_failures),
+            sample_size=int(calls),
+            recent_failures=int(lately),
             propensity=1.0 if place == 0 else 0.0,
             note=note,
         )

@@ -216,7 +216,7 @@ class HTTPStream:
         content = self._response.content
         with suppress(*TRANSPORT_ERRORS):
             return await content.readany()
-        # Once a connection has broken, aiohttp keeps what came before it to itself: the usage, or even the end.
+        # When a connection has broken, aiohttp keeps what came before that to itself: usage, or even the end.
         if left := content._read_nowait(-1):
             return left
         # Not from that error, which may hold the headers with the key.

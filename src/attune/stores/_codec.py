@@ -136,8 +136,9 @@ def decision_from_row(row: tuple[Any, ...]) -> DecisionRecord:
 
 @cache
 def _json_encode() -> Callable[[Any], str]:
-    # The standard library's: msgspec is six times faster at a decision (3 against 19 us), but costs
-    # ten times as much at import, also where a store is only read.
-    from json import JSONEncoder
+    # Here, where only what writes decisions comes to. The standard library's takes six times as long (19 us
+    # a decision) and keeps the interpreter's lock: calls waited 4 ms for every batch.
+    from msgspec.json import Encoder
 
-    return JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+    encode = Encoder().encode
+    return lambda value: encode(value).decode()

@@ -1,8 +1,14 @@
 import asyncio
+import weakref
 
 import pytest
 
+from attune.errors import TransientError
+from attune.models.attempt import AttemptRunner, AttemptSpec
 from attune.models.eager import Eager
+from attune.models.executor import AttemptBudget
+from attune.models.request import ExecutionContext
+from support.pipeline import STREAM, a_model, the_candidate
 
 
 class Work:
@@ -113,7 +119,38 @@ async def test_closing_whoever_awaits_it_closes_it() -> None:
     assert work.ended_by == ["GeneratorExit"]
 
 
+async def test_it_leaves_nothing_to_the_garbage_collector() -> None:
+    step = Eager(Work(3).run())
+    gone = weakref.ref(step._coroutine)
+    await step
+    del step
+    assert gone() is None
+
+
 async def test_dropped_without_being_awaited_it_is_closed() -> None:
     work = Work(1)
     Eager(work.run())
     assert work.ended_by == ["GeneratorExit"]
+
+
+class Impatient:
+    """A provider that gives up before it has waited for anything."""
+
+    name = "p"
+    credential = "api_key"
+
+    async def open(self, *_):
+        raise TimeoutError
+
+    async def aclose(self):
+        pass
+
+
+async def test_a_provider_that_gives_up_before_it_waits_has_not_answered_in_time() -> None:
+    runner = AttemptRunner([Impatient()])
+    spec = AttemptSpec("call", "call", 0, ExecutionContext())
+    attempt = runner.start(the_candidate("p/m"), a_model("p/m"), STREAM, AttemptBudget(), spec)
+    with pytest.raises(TransientError, match="waiting for its first content"):
+        await anext(attempt)
+    assert attempt.record is not None
+    assert attempt.record.error_class == "transient"

@@ -3,12 +3,12 @@
 import pytest
 
 from attune.errors import ErrorClass, InvalidRequestError
-from attune.models.cells import NOTHING_KNOWN, Estimate
+from attune.models.cells import NOTHING_KNOWN
 from attune.models.performance import BUCKET_SECONDS
 from attune.models.state import RollupRow
 from attune.models.telemetry import TokenUsage
 from attune.models.windows import PerformanceStats
-from support.routing import DAY, an_attempt, rollup_rows
+from support.routing import DAY, Estimate, an_attempt, rollup_rows
 
 NOON = 20_000 * DAY + DAY / 2
 LABEL = "a/mid"

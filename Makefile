@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench prices lock clean
+.PHONY: help setup demo test mutants check faults soak docs bench prices lock clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
@@ -52,8 +52,11 @@ demo: $(LOCAL) ## run `attune demo` with the embedded model
 
 test: $(LOCAL) ## run all tests; fail below the coverage that tools/check_coverage.py asks for
 	mkdir -p .make
-	$(BIN)/python -m pytest -v -n 2 --cov --cov-report=json:.make/coverage.json
+	$(BIN)/python -m pytest -v -n 2 --dist loadgroup --cov --cov-report=json:.make/coverage.json
 	$(BIN)/python tools/check_coverage.py .make/coverage.json
+
+mutants: $(LINKED) ## change the failure pipeline one small thing at a time; fail where under 95 % are found
+	$(BIN)/python tools/mutants.py
 
 check: $(LINKED) ## lint, format, types, layers, secrets and traces of a machine
 	$(BIN)/ruff check .
@@ -62,10 +65,21 @@ check: $(LINKED) ## lint, format, types, layers, secrets and traces of a machine
 	$(BIN)/lint-imports
 	$(BIN)/python tools/check_secrets.py
 
-bench: $(LINKED) ## measure decisions, start-up and the ledger, beside peers (installs them: about 700 MB)
+bench: $(LINKED) ## measure calls, decisions, start-up and the ledger, beside peers (installs them: 900 MB)
 	$(BIN)/python benchmarks/decision.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/ledger.py
+	$(BIN)/python benchmarks/call.py
+
+faults: $(LOCAL) ## print what every kind of fault comes to; run the fault tests at their larger size
+	$(BIN)/python tools/fault_matrix.py
+	ATTUNE_SCALE=faults $(BIN)/python -m pytest -n 2 --dist loadgroup tests/faults
+
+soak: $(LOCAL) ## run the fault tests at their largest: 100,000 calls, 10,000 kills; most of an hour
+	ATTUNE_SCALE=soak $(BIN)/python -m pytest -n 2 --dist loadgroup -rP tests/faults
+
+docs: $(LINKED) ## write docs/reference/what-happens-when.md anew from the fault matrix
+	$(BIN)/python tools/fault_matrix.py --write
 
 prices: $(LINKED) ## write prices.json anew from the installed price data
 	$(BIN)/python tools/make_prices.py

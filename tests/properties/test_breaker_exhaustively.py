@@ -19,7 +19,7 @@ from support.breaker_search import RECOVERY, Promise, Search, ViolationError
 if TYPE_CHECKING:
     from attune.models.circuit_breaker import Permit
 
-SIZES = [*product((1, 2, 3), (1, 2)), (2, 3)]
+SIZES = list(product((1, 2, 3), (1, 2)))
 """Failures that open it, and probes at a time."""
 
 

@@ -39,6 +39,7 @@ TESTS = {
     "attempt": ("attempt", "attempt_exactly", "empathy_executor"),
     "resilient_executor": EXECUTOR,
     "call": (*EXECUTOR, "call_exactly"),
+    "plan": (*EXECUTOR, "call_exactly", "resilient_executor_repeats"),
     "call_stream": EXECUTOR,
 }
 """The modules of ``attune.models``, and the files of tests/unit/models/test_*.py that must notice."""

@@ -342,6 +342,7 @@ class AdaptiveModelRouter:
             request.needs,
             request.model,
             request.allow_providers,
+            request.allow_models,
             request.local_only,
             self._allowed.get(request.workflow),
         )
@@ -371,6 +372,8 @@ class AdaptiveModelRouter:
                 continue
             if not all(model.provider in allow for allow in allowed):
                 dropped.append((option, f"the provider {model.provider} is not allowed here", 7))
+            elif request.allow_models is not None and option.label not in request.allow_models:
+                dropped.append((option, "the model is not allowed here", 7))
             elif (request.local_only or self._local_only) and not model.local:
                 dropped.append((option, "it is not local, and only local models are allowed", 7))
             elif missing := request.needs - model.abilities:

@@ -35,6 +35,7 @@ from attune.models.executor import AttemptSummary, EventKind
 from attune.models.failure_domains import AttemptPermit, FailureDomains
 from attune.models.folding import Fold
 from attune.models.prices import cost_nanos
+from attune.models.spending import reserve_in_all
 from attune.models.tasks import normalize_task
 from attune.models.telemetry import CostStatus, LLMCallRecord, TokenUsage
 
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from attune.models.executor import AttemptBudget, Provider, ProviderStream, StreamEvent
     from attune.models.registry import ModelInfo
     from attune.models.request import ExecutionContext, LLMRequest
-    from attune.models.spending import Reservation, SpendCap
+    from attune.models.spending import Cap, Held, SpendCap
 
 __all__ = ["Attempt", "AttemptRunner", "AttemptSpec"]
 
@@ -112,7 +113,7 @@ class AttemptRunner:
         budget: AttemptBudget,
         spec: AttemptSpec,
         *,
-        reservation: Reservation | None = None,
+        reservation: Held | None = None,
         last_resort: bool = False,
     ) -> Attempt:
         """Take the permits for an attempt; iterating over the result makes it, and settles ``reservation``.
@@ -136,13 +137,15 @@ class AttemptRunner:
             await provider.aclose()
 
     async def reserve(
-        self, model: ModelInfo, request: LLMRequest, budget: AttemptBudget
-    ) -> Reservation | None:
-        """Hold what an attempt may cost, for ``start``; ``None`` without a spend cap.
+        self, model: ModelInfo, request: LLMRequest, budget: AttemptBudget, cap: Cap | None = None
+    ) -> Held | None:
+        """Hold what an attempt may cost, for ``start``, in the spend cap and the call's own ``cap``; ``None``
+        without either.
 
-        Raises ``BudgetExhaustedError`` when the cap is reached or the model's price is not known.
+        Raises ``BudgetExhaustedError`` when a cap is reached or the model's price is not known.
         """
-        if self._spend_cap is None:
+        caps = [each for each in (cap, self._spend_cap) if each is not None]
+        if not caps:
             return None
         if model.prices is None:
             message = f"the price of {model.label} is unknown, so it cannot be held to the spend cap"
@@ -152,7 +155,7 @@ class AttemptRunner:
         nanos = cost_nanos(predicted, model.prices, self.clock.time())
         try:
             async with asyncio.timeout(budget.total_s):
-                return await self._spend_cap.reserve(nanos, ttl_s=budget.total_s + LEASE_MARGIN_S)
+                return await reserve_in_all(caps, nanos, ttl_s=budget.total_s + LEASE_MARGIN_S)
         except TimeoutError:
             message = "the ledger did not answer for the spend cap within the call's time"
             raise BudgetExhaustedError("deadline", message) from None
@@ -179,7 +182,7 @@ class Attempt:
         budget: AttemptBudget,
         spec: AttemptSpec,
         permit: AttemptPermit,
-        reservation: Reservation | None,
+        reservation: Held | None,
     ) -> None:
         self._runner = runner
         self._provider = provider

@@ -6,7 +6,6 @@ that may be tried.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,11 +22,10 @@ from attune.errors import (
 )
 from attune.models.attempt import AttemptSpec
 from attune.models.budget import CallBudget
-from attune.models.candidate import Candidate
 from attune.models.empathy_executor import response_of
 from attune.models.hedging import parse_hedge
+from attune.models.plan import Plan, candidate_of
 from attune.models.race import first_events, race
-from attune.models.request import RouteRequest
 from attune.models.route_decision import unmade_decision
 from attune.models.tasks import normalize_task
 from attune.models.telemetry import CostStatus
@@ -36,11 +34,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from attune.models.attempt import Attempt
+    from attune.models.candidate import Candidate
     from attune.models.executor import AttemptSummary, LLMResponse, StreamEvent
-    from attune.models.registry import ModelInfo
     from attune.models.request import ExecutionContext, LLMRequest
     from attune.models.resilient_executor import ResilientExecutor
     from attune.models.route_decision import RouteDecision
+    from attune.models.spending import Cap
     from attune.models.telemetry import DecisionRecord, LLMCallRecord, ScoredCandidate
 
 __all__ = ["Call"]
@@ -52,17 +51,21 @@ _COST_STATUSES = tuple(CostStatus)
 class Call:
     """One call under way: its plan, its budget, and what has happened so far."""
 
-    def __init__(self, executor: ResilientExecutor, request: LLMRequest, context: ExecutionContext) -> None:
+    def __init__(
+        self,
+        executor: ResilientExecutor,
+        request: LLMRequest,
+        context: ExecutionContext,
+        cap: Cap | None = None,
+    ) -> None:
         self._executor = executor
         self._runner = executor.runner
         self._clock = executor.runner.clock
         self._request = request
         self._context = context
+        self._cap = cap
         self._id = executor.runner.new_id()
-        self._route: RouteRequest
-        self._decision: RouteDecision | None = None
-        self._plan: deque[ScoredCandidate] = deque()
-        self._models: dict[str, ModelInfo] = {}
+        self._plan = Plan(executor, request, context)
         self._budget = CallBudget(
             executor.limits,
             now=self._clock.monotonic(),
@@ -73,15 +76,15 @@ class Call:
         self._made: dict[int, AttemptSummary] = {}
         self._open: list[Attempt] = []
         self._repeats: dict[Candidate, int] = {}
-        self._throttled: set[Candidate] = set()
-        self._blamed: set[tuple[object, ...]] = set()
-        self._too_small = 0
-        self._left_out_planned = False
         self._pause = 0.0
-        self._last_resort = False
         self._cost_status = CostStatus.EXACT
         self._started = self._clock.monotonic()
         self._hedge = executor.hedge if context.hedge is None else parse_hedge(context.hedge)
+
+    @property
+    def decision(self) -> RouteDecision | None:
+        """What was decided, once it was."""
+        return self._plan.decision
 
     @property
     def id(self) -> str:
@@ -104,7 +107,7 @@ class Call:
                     second=partial(self._start_second, attempt, after_s),
                     lost=self._lost,
                 )
-                self._plan_first(attempt.candidate)
+                self._plan.put_first(attempt.candidate)
             if not isinstance(beginning, ProviderError):
                 return attempt, beginning
             self.failed(attempt, beginning)
@@ -118,36 +121,34 @@ class Call:
 
     async def next_attempt(self) -> Attempt:
         """The next attempt, after the pause that comes before it. Raises when nothing is left."""
-        if self._decision is None:
+        if self._plan.decision is None:
             self._decide()
         while True:
             await self._wait()
-            if not self._plan:
+            scored = self._plan.head
+            if scored is None:
                 self._plan_the_soonest()
                 continue
-            scored = self._plan[0]
-            candidate = _candidate(scored)
+            candidate = candidate_of(scored)
             if not self._budget.affords(scored.predicted_cost_usd):
-                self._plan.popleft()
+                self._plan.drop(candidate)
                 self._errors.append(_too_dear(candidate, scored, self._context.budget_usd))
                 continue
             if not self._may_be_next(scored):
-                self._plan.popleft()
+                self._plan.drop(candidate)
                 continue
             try:
                 return await self._start(scored)
             except (CircuitOpenError, ProviderError) as refusal:
-                self._plan.popleft()
+                self._plan.drop(candidate, throttled=isinstance(refusal, ThrottledError))
                 self._errors.append(refusal)
-                if isinstance(refusal, ThrottledError):
-                    self._throttled.add(candidate)
                 self._say(_named(candidate, refusal))
             except BudgetExhaustedError as exhausted:
                 if exhausted.limit in {"deadline", "attempts"}:
                     if not self._errors:
                         raise
                     raise self._all_failed(str(exhausted)) from exhausted
-                self._plan.popleft()  # the spend cap: another candidate may be free
+                self._plan.drop(candidate)  # the spend cap: another candidate may be free
                 self._errors.append(exhausted)
                 self._say(_named(candidate, exhausted))
 
@@ -161,15 +162,9 @@ class Call:
         ):
             raise error
         if error.error_class is ErrorClass.CONTEXT:
-            self._too_small = attempt.model.context_window
-            tried = {made[:3] for made in self._made.values()}
-            others = {scored[:3]: scored for scored in self._everyone() if scored[:3] not in tried}
-            others = {scored[:3]: scored for scored in self._plan} | others
-            self._plan = deque(scored for scored in others.values() if self._is_larger(scored))
+            self._plan.keep_larger(attempt.model.context_window, self._tried())
             self._say(f"{_named(candidate, error)}; next a model with a larger window")
             return
-        if error.error_class is ErrorClass.THROTTLED:
-            self._throttled.add(candidate)
         done = self._repeats.get(candidate, 0)
         pause = executor.retry.pause(error, done, executor.rng)
         if self._may_repeat(candidate, error, done, pause):
@@ -177,22 +172,25 @@ class Call:
             self._pause = pause
             self._say(f"{_named(candidate, error)}; again in {self._pause:.2f} s")
         else:
-            self._plan.popleft()
-            self._put_last(candidate, error)
-            goes_on = self._plan and self._budget.attempts_left
-            following = f"; next {_label(self._plan[0])}" if goes_on else ""
-            self._say(f"{_named(candidate, error)}{following}")
+            self._plan.drop(candidate, throttled=error.error_class is ErrorClass.THROTTLED)
+            self._plan.put_last(candidate, error)
+            following = self._plan.head if self._budget.attempts_left else None
+            following_label = "" if following is None else f"; next {candidate_of(following).label}"
+            self._say(f"{_named(candidate, error)}{following_label}")
 
     def answered(self, attempt: Attempt) -> bool:
         """Whether a complete answer is the call's: not when it ran into its model's window and a
         larger one is left.
         """
         error = attempt.error
-        if error is not None and error.error_class is ErrorClass.CONTEXT and self._budget.attempts_left:
-            window = attempt.model.context_window
-            if any(self._models[_label(scored)].context_window > window for scored in self._plan):
-                self.failed(attempt, error)
-                return False
+        if (
+            error is not None
+            and error.error_class is ErrorClass.CONTEXT
+            and self._budget.attempts_left
+            and self._plan.has_larger(attempt.model.context_window)
+        ):
+            self.failed(attempt, error)
+            return False
         self.finished(attempt)
         return True
 
@@ -212,7 +210,7 @@ class Call:
     def _hedge_after_s(self, attempt: Attempt) -> float | None:
         """How long the attempt may take until its first content before a second one is started."""
         quantile = self._hedge
-        if quantile is None or self._last_resort:
+        if quantile is None or self._plan.last_resort:
             return None
         task = normalize_task(self._context.task_type or "")
         return self._executor.first_content_times.quantile_s(task, attempt.candidate.label, quantile)
@@ -222,10 +220,10 @@ class Call:
         in_flight = first.spec.predicted_usd or 0.0
         slow = first.candidate
         others = sorted(
-            tuple(self._plan)[1:], key=lambda s: (s.provider == slow.provider) + (s[:2] == slow[:2])
+            self._plan.after_head, key=lambda s: (s.provider == slow.provider) + (s[:2] == slow[:2])
         )
         for scored in others:  # what shares least with the slow one comes first
-            candidate, cost = _candidate(scored), scored.predicted_cost_usd
+            candidate, cost = candidate_of(scored), scored.predicted_cost_usd
             if not self._budget.affords(None if cost is None else cost + in_flight):
                 continue
             if self._budget.attempts_left < 1 or self._runner.domains.refusal(candidate) is not None:
@@ -250,66 +248,37 @@ class Call:
                 self._learn_first_content(record, record.latency_ms)
             return
         self._errors.append(error)
-        if error.error_class is ErrorClass.THROTTLED:
-            self._throttled.add(attempt.candidate)
-        self._plan = deque(scored for scored in self._plan if _candidate(scored) != attempt.candidate)
+        self._plan.drop(attempt.candidate, throttled=error.error_class is ErrorClass.THROTTLED)
         self._say(_named(attempt.candidate, error))
 
     def _learn_first_content(self, record: LLMCallRecord, ms: float) -> None:
         label = f"{record.provider}/{record.model_id}"
         self._executor.first_content_times.learn(record.task_type, label, ms)
 
-    def _plan_first(self, candidate: Candidate) -> None:
-        """Put the candidate that goes on at the head of the plan, where what is under way stands."""
-        self._plan = deque(sorted(self._plan, key=lambda scored: _candidate(scored) != candidate))
-
     # -- the parts -------------------------------------------------------------------------------
 
-    def _decide(self) -> None:
-        executor, required = self._executor, self._context.min_success_rate is not None
-        route = self._route = RouteRequest.of(self._request, self._context)
+    def _decide(self) -> RouteDecision:
         try:
-            decision = executor.decide(route, required_success=required)
+            decision = self._plan.decide()
         except NoCandidateError as nothing:
-            try:
-                decision = self._last_resort_decision(nothing)
-            except NoCandidateError:
-                self._record(unmade_decision(route, nothing, self._id, self._clock.time()))
-                raise
-        self._decision = decision
-        self._models = {model.label: model for model in decision.models}
-        self._plan = deque(executor.fallback.order(decision.ranked))
-        executor.bucket(decision.candidate.provider).credit()
+            self._record(unmade_decision(self._plan.route, nothing, self._id, self._clock.time()))
+            raise
+        self._executor.bucket(decision.candidate.provider).credit()
         self._record(decision.record(decision_id=self._id, call_id=self._id, at=self._clock.time()))
+        return decision
 
     def _record(self, decision: DecisionRecord) -> None:
         if self._executor.record_decision is not None:
             self._executor.record_decision(decision)
 
-    def _last_resort_decision(self, nothing: NoCandidateError) -> RouteDecision:
-        """A plan when everything that fits is refused now: each may be tried before its time, once.
-
-        Raises ``nothing`` when it is not breakers that stand in the way.
-        """
-        try:
-            decision = self._decide_of_everyone()
-        except NoCandidateError:
-            raise nothing from None
-        refusals = [self._runner.domains.refusal(candidate) for candidate in decision.candidates]
-        if all(refusal is None for refusal in refusals):
-            raise nothing
-        self._last_resort = True
-        decision.notes += ("nothing is available; a last resort before its time",)
-        return decision
-
     async def _start(self, scored: ScoredCandidate) -> Attempt:
-        candidate, position = _candidate(scored), self._budget.attempts
+        candidate, position = candidate_of(scored), self._budget.attempts
         limits = self._budget.start_attempt(self._clock.monotonic(), scored.tier)
-        chosen = not position and self._decision is not None and candidate == self._decision.candidate
+        chosen = not position and self.decision is not None and candidate == self.decision.candidate
         spec = AttemptSpec(
             self._id, self._id, position, self._context, chosen, predicted_usd=scored.predicted_cost_usd
         )
-        model = self._models[candidate.label]
+        model = self._plan.model_of(scored)
         try:
             attempt = self._runner.start(
                 candidate,
@@ -317,8 +286,8 @@ class Call:
                 self._request,
                 limits,
                 spec,
-                reservation=await self._runner.reserve(model, self._request, limits),
-                last_resort=self._last_resort,
+                reservation=await self._runner.reserve(model, self._request, limits, self._cap),
+                last_resort=self._plan.last_resort,
             )
         except AttuneError:
             self._budget.attempts -= 1  # a refused permit is not an attempt
@@ -326,22 +295,9 @@ class Call:
         self._open.append(attempt)
         return attempt
 
-    def _put_last(self, failed: Candidate, error: ProviderError) -> None:
-        """Move the candidates that share what the failure is blamed on behind those that do not."""
-        match error.error_class:
-            case ErrorClass.CONNECTION:
-                blamed: tuple[object, ...] = (failed.provider,)
-            case ErrorClass.TRANSIENT | ErrorClass.MID_STREAM:
-                blamed = (failed.provider, failed.model_id)
-            case _:
-                return
-        self._blamed.add(blamed)
-        self._plan = deque(sorted(self._plan, key=lambda scored: scored[: len(blamed)] == blamed))
-
     def _may_be_next(self, scored: ScoredCandidate) -> bool:
         """Whether the retry bucket allows it: another key or model behind the same failure repeats it."""
-        again = scored[:1] in self._blamed or scored[:2] in self._blamed
-        return not again or self._executor.bucket(scored.provider).take()
+        return not self._plan.is_blamed(scored) or self._executor.bucket(scored.provider).take()
 
     async def _wait(self) -> None:
         pause, self._pause = self._pause, 0.0
@@ -357,7 +313,7 @@ class Call:
             return False
         if pause >= self._budget.remaining_s(self._clock.monotonic()):
             return False
-        if (error.retry_after or 0.0) > executor.retry.cap_s and len(self._plan) > 1:
+        if (error.retry_after or 0.0) > executor.retry.cap_s and self._plan.after_head:
             return False
         return executor.bucket(candidate.provider).take()
 
@@ -370,63 +326,23 @@ class Call:
             raise self._all_failed(f"all {self._budget.attempts} attempts are used")
         if not self._made and all(isinstance(error, BudgetExhaustedError) for error in self._errors):
             raise _joined(self._errors)
-        if self._plan_the_left_out():
+        if self._plan.add_left_out():
             return
-        now = self._clock.monotonic()
-        tried = {made[:3] for made in self._made.values()} - self._throttled
-        resting: list[tuple[float, ScoredCandidate]] = []
-        for scored in self._everyone():
-            if scored[:3] not in tried and self._is_larger(scored):
-                refusal = self._runner.domains.refusal(_candidate(scored))
-                over = refusal is None and scored[:3] in self._throttled
-                if over or (refusal is not None and refusal.error_class is ErrorClass.THROTTLED):
-                    resting.append((now if refusal is None else refusal.retry_at, scored))
-        if not resting:
+        soonest = self._plan.soonest_throttled(self._tried())
+        if soonest is None:
             raise self._all_failed("no candidate is left")
-        retry_at, scored = min(resting, key=lambda each: each[0])
+        retry_at, candidate = soonest
         if retry_at >= self._budget.deadline:
             raise self._all_failed("every candidate is throttled beyond the call's deadline")
-        self._pause = retry_at - now
-        self._throttled.discard(_candidate(scored))
-        self._plan.append(scored)
-        self._say(f"{_label(scored)} is throttled; waiting {self._pause:.1f} s")
+        self._pause = self._plan.add(candidate, retry_at)
+        self._say(f"{candidate_of(candidate).label} is throttled; waiting {self._pause:.1f} s")
 
-    def _plan_the_left_out(self) -> bool:
-        """Plan, once, the available candidates that were below a success rate that nobody asked for."""
-        if self._left_out_planned or self._decision is None:
-            return False
-        self._left_out_planned = True
-        known = {scored[:3] for scored in self._decision.ranked}
-        everyone = [scored for scored in self._everyone() if scored[:3] not in known]
-        for scored in self._executor.fallback.order((self._decision.ranked[0], *everyone))[1:]:
-            if self._is_larger(scored) and self._runner.domains.refusal(_candidate(scored)) is None:
-                self._plan.append(scored)
-        return bool(self._plan)
-
-    def _is_larger(self, scored: ScoredCandidate) -> bool:
-        """Whether the model's window is larger than any that was too small."""
-        return self._models[_label(scored)].context_window > self._too_small
-
-    def _decide_of_everyone(self) -> RouteDecision:
-        """The decision if all were available, and without a minimum success rate that nobody asked for."""
-        asked = self._context.min_success_rate is not None
-        route = self._route if asked else self._route.without_success_floor()
-        return self._executor.router.decide(route, heed_availability=False)
-
-    def _everyone(self) -> tuple[ScoredCandidate, ...]:
-        """Every candidate that fits, also those that were not available when the call was decided."""
-        try:
-            decision = self._decide_of_everyone()
-        except NoCandidateError:
-            return ()
-        self._models.update((model.label, model) for model in decision.models)
-        return decision.ranked
+    def _tried(self) -> set[tuple[str, str, str]]:
+        return {made[:3] for made in self._made.values()}
 
     def _all_failed(self, why: str) -> AllProvidersFailedError:
-        now, wall = self._clock.monotonic(), self._clock.time()
-        refusals = [self._runner.domains.refusal(_candidate(scored)) for scored in self._everyone()]
-        times = [max(0.0, refusal.retry_at - now) for refusal in refusals if refusal is not None]
-        retry_at = None if not times else wall + min(times)
+        waits = self._plan.waits()
+        retry_at = self._clock.time() + min(waits) if waits else None
         causes = "; ".join(dict.fromkeys(str(error) for error in self._errors))
         made = len(self._made)
         error = AllProvidersFailedError(
@@ -454,7 +370,7 @@ class Call:
             latency_ms=(self._clock.monotonic() - self._started) * 1000,
             ttft_ms=None if response.ttft_ms is None else waited_ms + response.ttft_ms,
             attempts=tuple(self._made[position] for position in sorted(self._made)),
-            decision=self._decision,
+            decision=self.decision,
         )
 
 
@@ -464,18 +380,10 @@ def _joined(errors: Sequence[AttuneError]) -> BudgetExhaustedError:
     return BudgetExhaustedError(limits[-1], "; ".join(dict.fromkeys(str(error) for error in errors)))
 
 
-def _candidate(scored: ScoredCandidate) -> Candidate:
-    return Candidate(scored.provider, scored.model_id, scored.credential)
-
-
 def _named(candidate: Candidate, error: AttuneError) -> str:
     """The error's message, with the candidate in front unless it names it itself."""
     message = str(error)
     return message if message.startswith(candidate.label) else f"{candidate}: {message}"
-
-
-def _label(scored: ScoredCandidate) -> str:
-    return f"{scored.provider}/{scored.model_id}"
 
 
 def _too_dear(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from attune.models.call import Call
     from attune.models.candidate import Candidate
     from attune.models.executor import LLMResponse
+    from attune.models.route_decision import RouteDecision
 
 __all__ = ["CallStream"]
 
@@ -47,6 +48,11 @@ class CallStream:
     def call_id(self) -> str:
         """The call's id, by which the ledger knows it."""
         return self._call.id
+
+    @property
+    def decision(self) -> RouteDecision | None:
+        """What was decided, once it was."""
+        return self._call.decision
 
     @property
     def candidate(self) -> Candidate | None:

@@ -150,12 +150,14 @@ class Source(NamedTuple):
     ``protocol`` is "chat", "messages" or "responses". ``fields`` are the client's own top-level fields
     in its order; each is JSON text as it arrived, whose bytes ``bytes(field)`` gives. ``unread`` names what
     the request says that an ``LLMRequest`` cannot and that changes its meaning, ``hints`` what only tunes.
+    ``headers`` are those of the client that belong to the request, such as the beta features that it uses.
     """
 
     protocol: str
     fields: Mapping[str, Any]
     unread: tuple[str, ...] = ()
     hints: tuple[str, ...] = ()
+    headers: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -261,7 +263,8 @@ class ExecutionContext:
     which the call is given up. ``min_success_rate`` of ``None`` prefers 0.8 but does not refuse to
     try; a number is required of every candidate. ``session_id`` groups the calls of a conversation, which
     then stay with one candidate while it is healthy. ``hedge`` as in ``ResilientExecutor``, ``None`` for
-    its own.
+    its own. ``allow_providers`` and ``allow_models`` ("provider/model") are the only ones that may answer,
+    ``None`` for all. ``account`` is whose call it is, for the record.
     """
 
     workflow: str = "default"
@@ -278,10 +281,13 @@ class ExecutionContext:
     deadline_s: float | None = None
     session_id: str = ""
     hedge: str | None = None
+    allow_models: frozenset[str] | None = None
+    account: str = ""
 
     def __post_init__(self) -> None:
-        if isinstance(self.allow_providers, list | tuple | set):
-            object.__setattr__(self, "allow_providers", frozenset(self.allow_providers))
+        for name in ("allow_providers", "allow_models"):
+            if isinstance(names := getattr(self, name), list | tuple | set):
+                object.__setattr__(self, name, frozenset(names))
         _check_call(self)
         for name in ("deadline_s", "budget_usd"):
             _check_number(name, getattr(self, name), above_zero=name == "deadline_s")
@@ -325,6 +331,8 @@ class RouteRequest:
     local_only: bool = False
     session_id: str = ""
     bound_to: str = ""
+    allow_models: frozenset[str] | None = None
+    account: str = ""
 
     def __post_init__(self) -> None:
         _check_call(self)
@@ -350,6 +358,8 @@ class RouteRequest:
             local_only=context.local_only,
             session_id=context.session_id,
             bound_to=request.bound_to,
+            allow_models=context.allow_models,
+            account=context.account,
         )
 
     def of_unknown_size(self) -> RouteRequest:
@@ -361,13 +371,13 @@ class RouteRequest:
         return replace(self, min_success_rate=0.0)
 
 
-def check_providers(names: object) -> None:
+def check_providers(names: object, field: str = "allow_providers") -> None:
     """Raise ``InvalidRequestError`` unless ``names`` is ``None`` or a frozenset.
 
     A plain text would match every provider whose name is a part of it.
     """
     if names is not None and not isinstance(names, frozenset):
-        raise InvalidRequestError(f"allow_providers must be a frozenset of names, not {names!r}")
+        raise InvalidRequestError(f"{field} must be a frozenset of names, not {names!r}")
 
 
 def check_success_rate(rate: float | None) -> None:
@@ -390,6 +400,7 @@ def _check_call(call: ExecutionContext | RouteRequest) -> None:
         _check_number("max_latency_ms", call.max_latency_ms, above_zero=True)
     check_success_rate(call.min_success_rate)
     check_providers(call.allow_providers)
+    check_providers(call.allow_models, "allow_models")
 
 
 def _check_name(field: str, name: str) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from attune.models.executor import LLMResponse
     from attune.models.request import LLMRequest, RouteRequest
     from attune.models.route_decision import RouteDecision
+    from attune.models.spending import Cap
     from attune.models.telemetry import DecisionRecord
 
 __all__ = ["ResilientExecutor"]
@@ -71,8 +72,12 @@ class ResilientExecutor:
         self.first_content_times = FirstContentTimes()
         self._buckets: dict[str, RetryBucket] = {}
 
-    async def run(self, request: LLMRequest, context: ExecutionContext | None = None) -> LLMResponse:
+    async def run(
+        self, request: LLMRequest, context: ExecutionContext | None = None, *, cap: Cap | None = None
+    ) -> LLMResponse:
         """Answer the request; nothing of a failed attempt is ever part of the answer.
+
+        ``cap`` holds the dollars of this call, beside the runner's spend cap.
 
         The answer is streamed from the provider all the same, so that one that hangs is told from one that
         is long.
@@ -80,7 +85,7 @@ class ResilientExecutor:
         Raises ``NoCandidateError`` when nothing fits, ``CallerError`` unchanged when the request is at
         fault, and ``AllProvidersFailedError`` with every attempt when no candidate could answer.
         """
-        call = Call(self, request.streaming(), ExecutionContext() if context is None else context)
+        call = Call(self, request.streaming(), ExecutionContext() if context is None else context, cap)
         while True:
             attempt, _ = await call.begin()
             try:
@@ -100,6 +105,7 @@ class ResilientExecutor:
         context: ExecutionContext | None = None,
         *,
         ping_s: float | None = None,
+        cap: Cap | None = None,
     ) -> CallStream:
         """Answer the request as events; use it as ``async with ... as events: async for event in events``.
 
@@ -108,7 +114,7 @@ class ResilientExecutor:
         whoever passes the stream on can say that it lives.
         """
         context = ExecutionContext() if context is None else context
-        return CallStream(Call(self, request.streaming(), context), ping_s=ping_s)
+        return CallStream(Call(self, request.streaming(), context, cap), ping_s=ping_s)
 
     def decide(self, route: RouteRequest, *, required_success: bool) -> RouteDecision:
         """The router's decision. A minimum success rate that the caller did not ask for is a

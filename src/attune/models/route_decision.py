@@ -260,6 +260,8 @@ def _features(request: RouteRequest) -> tuple[tuple[str, str], ...]:
         "model": request.model,
         "tier": request.tier,
         "allow_providers": ",".join(sorted(request.allow_providers or ())) or None,
+        "allow_models": ",".join(sorted(request.allow_models or ())) or None,
         "local_only": request.local_only or None,
+        "account": request.account or None,
     }
     return tuple((name, str(value)) for name, value in features.items() if value is not None)

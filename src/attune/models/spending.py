@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from attune.errors import BudgetExhaustedError
 from attune.models.telemetry import NANOS_PER_USD
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from attune.clock import Clock
     from attune.models.state import LeaseStore
 
-__all__ = ["Reservation", "SpendCap"]
+__all__ = ["Cap", "Held", "Reservation", "SpendCap", "reserve_in_all"]
 
 RESOURCE = "spend"
 
@@ -31,6 +31,46 @@ class Reservation:
         if cost_nanos is not None:
             for lease in self._leases:
                 self._store.settle(lease, cost_nanos)
+
+
+class JointReservation(NamedTuple):
+    """What is held for one attempt in several caps."""
+
+    parts: tuple[Held, ...]
+
+    def settle(self, cost_nanos: int | None) -> None:
+        """Settle all of them."""
+        for part in self.parts:
+            part.settle(cost_nanos)
+
+
+class Held(Protocol):
+    """Dollars held for one attempt."""
+
+    def settle(self, cost_nanos: int | None) -> None:
+        """Replace what was held with what it cost; ``None``, not known, keeps it."""
+
+
+class Cap(Protocol):
+    """A limit of dollars."""
+
+    async def reserve(self, nanos: int, *, ttl_s: float) -> Held:
+        """Hold the predicted cost of an attempt. Raises ``BudgetExhaustedError`` beyond the limit."""
+
+
+async def reserve_in_all(caps: Sequence[Cap], nanos: int, *, ttl_s: float) -> Held:
+    """Hold the predicted cost of an attempt in every one of the caps, or in none."""
+    if len(caps) == 1:
+        return await caps[0].reserve(nanos, ttl_s=ttl_s)
+    held: list[Held] = []
+    try:
+        for cap in caps:
+            held.append(await cap.reserve(nanos, ttl_s=ttl_s))  # noqa: PERF401  (given back if one refuses)
+    except BaseException:
+        for each in held:
+            each.settle(0)
+        raise
+    return JointReservation(tuple(held))
 
 
 class SpendCap(NamedTuple):

@@ -1,4 +1,4 @@
-"""The protocols of everything that is kept: the ledger, roll-ups, facts and leases.
+"""The protocols of everything that is kept: the ledger, roll-ups, facts, leases and keys.
 
 The embedded default of each is SQLite (``attune.stores.sqlite``). Appends never block on a disk;
 reads are for surfaces and for start-up, never for a decision.
@@ -18,6 +18,10 @@ __all__ = [
     "Fact",
     "FactKind",
     "FactStore",
+    "KeyLimits",
+    "KeyRecord",
+    "KeyScopes",
+    "KeyStore",
     "LeaseStore",
     "LedgerStore",
     "LedgerTotals",
@@ -180,3 +184,59 @@ class LeaseStore(Protocol):
 
     def used(self, resource: str, window_start: float) -> int:
         """Spent plus reserved since ``window_start``."""
+
+
+class KeyScopes(NamedTuple):
+    """What a key of the gateway may use; ``None`` allows every one.
+
+    ``models`` are ids or ``provider/id``, ``routes`` paths of the gateway with all below them (``None``:
+    those of callers, under ``/v1``). ``realtime`` allows to say that a task is a realtime one.
+    """
+
+    models: frozenset[str] | None = None
+    tiers: frozenset[str] | None = None
+    routes: frozenset[str] | None = None
+    providers: frozenset[str] | None = None
+    realtime: bool = False
+
+
+class KeyLimits(NamedTuple):
+    """How much a key of the gateway may use; ``None`` is no limit. Dollars are of the UTC day and month."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    usd_per_day: float | None = None
+    usd_per_month: float | None = None
+
+
+class KeyRecord(NamedTuple):
+    """A key of the gateway as it is kept: all but the key itself.
+
+    ``id`` is public, ``digest`` the SHA-256 of the key. ``created``, ``expires`` (``None``: never) and
+    ``revoked`` (``None``: not) are UTC epoch seconds.
+    """
+
+    id: str
+    name: str
+    digest: bytes
+    created: float
+    expires: float | None = None
+    revoked: float | None = None
+    scopes: KeyScopes = KeyScopes()
+    limits: KeyLimits = KeyLimits()
+
+
+class KeyStore(Protocol):
+    """The keys of the gateway. Everything blocks until it is done, and raises ``StoreError``."""
+
+    def add_key(self, record: KeyRecord) -> bool:
+        """Keep a key; ``False``, and it is not kept, when one that is not revoked has its name."""
+
+    def revoke_key(self, key_id: str, at: float) -> bool:
+        """Take a key back for good; ``False`` when there is none with this id that is not revoked."""
+
+    def all_keys(self) -> Sequence[KeyRecord]:
+        """Every key, also the revoked and the expired, the oldest first."""
+
+    def keys_version(self) -> int:
+        """A number that is another one after every change of the keys; cheaper to ask for than they are."""

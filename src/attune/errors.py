@@ -25,6 +25,8 @@
         ├── RefusalError             the provider declined to answer this content
         └── CallerError              the request itself is at fault; retrying cannot help
 
+What the gateway refuses a caller with is in ``attune.accounts.errors``.
+
 Foreign errors are mapped in one place per library: HTTP statuses and bodies in
 ``attune.wire``, transport errors in ``attune.providers._http``.
 """

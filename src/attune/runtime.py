@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 
     from attune.clock import Clock
     from attune.config import Config
-    from attune.models.call_stream import CallStream
     from attune.models.executor import LLMResponse, Provider
     from attune.models.route_decision import RouteDecision
+    from attune.models.spending import Cap
     from attune.models.telemetry import LLMCallRecord
 
 __all__ = ["Runtime", "build", "open"]
@@ -70,7 +70,7 @@ class Runtime:
     Async at the core: ``async with attune.open() as ai: await ai.run(...)``. For scripts,
     ``with attune.open() as ai: ai.ask(...)``, from any number of threads. ``notices`` are lines that
     a surface should show. ``on_step`` may be set to a function that gets a line for people whenever
-    an attempt fails.
+    an attempt fails, ``on_attempt`` to one that gets the record of every attempt.
     """
 
     def __init__(
@@ -123,6 +123,7 @@ class Runtime:
         )
         if self.executor.hedge is not None:
             self.executor.first_content_times.learn_records(reversed(store.recent_attempts(LEARNED_ATTEMPTS)))
+        self.on_attempt: Callable[[LLMCallRecord], None] | None = None
         self._sync: asyncio.Task[None] | None = None
         self._calls = CallsUnderWay()
         self._entered: asyncio.AbstractEventLoop | None = None
@@ -133,7 +134,12 @@ class Runtime:
     # -- answering -------------------------------------------------------------------------------
 
     async def run(
-        self, prompt: str | LLMRequest, context: ExecutionContext | None = None, **fields: Any
+        self,
+        prompt: str | LLMRequest,
+        context: ExecutionContext | None = None,
+        *,
+        cap: Cap | None = None,
+        **fields: Any,
     ) -> LLMResponse:
         """Answer a prompt or a whole request.
 
@@ -143,7 +149,7 @@ class Runtime:
         """
         request, context = _request(prompt), _context(context, fields)
         with self._calls.step():
-            return await self.executor.run(request, context)
+            return await self.executor.run(request, context, cap=cap)
 
     def stream(
         self,
@@ -151,13 +157,14 @@ class Runtime:
         context: ExecutionContext | None = None,
         *,
         ping_s: float | None = None,
+        cap: Cap | None = None,
         **fields: Any,
-    ) -> CallStream:
+    ) -> TrackedStream:
         """Answer as events: ``async with ai.stream("...") as events: async for event in events``.
 
-        ``ping_s`` as in ``ResilientExecutor.stream``.
+        ``ping_s`` as in ``ResilientExecutor.stream``, ``cap`` as in its ``run``.
         """
-        call = Call(self.executor, _request(prompt).streaming(), _context(context, fields))
+        call = Call(self.executor, _request(prompt).streaming(), _context(context, fields), cap)
         return TrackedStream(call, self._calls, ping_s=ping_s)
 
     def ask(
@@ -317,6 +324,8 @@ class Runtime:
     def _recorded(self, record: LLMCallRecord) -> None:
         self.router.observe(record)
         self.store.append_attempt(record)
+        if self.on_attempt is not None:
+            self.on_attempt(record)
 
     def _spend_cap(self) -> SpendCap | None:
         day, month = self.config.routing.max_usd_per_day, self.config.routing.max_usd_per_month

@@ -34,8 +34,10 @@ COMMANDS = {
     "tasks": Command("attune.cli.tasks", "list the known tasks and the tier that is enough for each"),
     "stats": Command("attune.cli.stats", "show what happened: calls, success, cost, latency, savings"),
     "breakers": Command("attune.cli.breakers", "show what is tripped, off or cooling down"),
+    "keys": Command("attune.cli.keys", "make, list and revoke the keys of the gateway"),
     "outcome": Command("attune.cli.outcome", "say later whether the answer of a call was good"),
     "doctor": Command("attune.cli.doctor", "check what works, what does not, and what to do"),
+    "up": Command("attune.cli.up", "start the gateway: one address for any client of OpenAI or Anthropic"),
     "demo": Command("attune.cli.demo_command", "see attune at work with the embedded model"),
 }
 

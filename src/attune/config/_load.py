@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from attune.config._document import Document
+from attune.config._gateway import read_gateway
 from attune.config._models import read_registry
 from attune.config._paths import find_paths
 from attune.config._providers import read_providers
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["load"]
 
-_TABLES = ("providers", "models", "tiers", "routing", "breaker", "call", "ledger", "auth")
+_TABLES = ("providers", "models", "tiers", "routing", "breaker", "call", "ledger", "auth", "gateway")
 
 _DAY_SECONDS = 86_400.0
 _MAX_USD = 1_000_000_000.0
@@ -70,6 +71,7 @@ def load(
         auth_sources=MappingProxyType(auth_sources),
         paths=paths,
         notices=(*notices, *_without_models(providers, registry), *auth_notices),
+        gateway=read_gateway(root.table("gateway")),
     )
 
 

@@ -19,6 +19,8 @@ __all__ = [
     "BreakerConfig",
     "CallConfig",
     "Config",
+    "GatewayConfig",
+    "GatewayRule",
     "LedgerConfig",
     "Paths",
     "ProviderConfig",
@@ -44,6 +46,11 @@ class ProviderConfig(NamedTuple):
     keys: Mapping[str, str]
     source: str
     protocol: str = ""
+
+    @property
+    def speaks(self) -> str:
+        """The protocol of the provider: ``chat``, ``responses`` or ``messages``."""
+        return "messages" if self.kind == "anthropic" else self.protocol or "chat"
 
     @property
     def credentials(self) -> tuple[str, ...]:
@@ -94,6 +101,37 @@ class LedgerConfig(NamedTuple):
     retention_days: int = 90
 
 
+class GatewayRule(NamedTuple):
+    """``[[gateway.rules]]``: what a call is for, by where it comes from.
+
+    It fits a request whose ``path`` it is, whose ``user_agent`` holds the text, and whose ``model`` (as the
+    client names it) is the one; what is empty fits everything. ``sets`` has workflow, stage and task_type.
+    """
+
+    path: str = ""
+    user_agent: str = ""
+    model: str = ""
+    sets: Mapping[str, str] = MappingProxyType({})
+
+    def fits(self, path: str, user_agent: str, model: str) -> bool:
+        """Whether it says what this request is for."""
+        return (
+            self.path in {"", path}
+            and self.user_agent.lower() in user_agent.lower()
+            and self.model in {"", model}
+        )
+
+
+class GatewayConfig(NamedTuple):
+    """``[gateway]``: where it listens, the largest body it reads, clients' names for models, and rules."""
+
+    host: str = "127.0.0.1"
+    port: int = 4141
+    max_body_mib: int = 32
+    aliases: Mapping[str, str] = MappingProxyType({})
+    rules: tuple[GatewayRule, ...] = ()
+
+
 class Paths(NamedTuple):
     """Where things are kept. ``config_file`` need not exist."""
 
@@ -121,6 +159,7 @@ class Config(NamedTuple):
     auth_sources: Mapping[str, str]
     paths: Paths
     notices: tuple[str, ...] = ()
+    gateway: GatewayConfig = GatewayConfig()
 
     @property
     def enrolled(self) -> Mapping[str, tuple[str, ...]]:

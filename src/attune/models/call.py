@@ -376,6 +376,8 @@ class Call:
 
 def _joined(errors: Sequence[AttuneError]) -> BudgetExhaustedError:
     """One error for dollars that were enough for no candidate."""
+    if len(errors) == 1 and isinstance(errors[0], BudgetExhaustedError):
+        return errors[0]
     limits = [error.limit for error in errors if isinstance(error, BudgetExhaustedError)]
     return BudgetExhaustedError(limits[-1], "; ".join(dict.fromkeys(str(error) for error in errors)))
 

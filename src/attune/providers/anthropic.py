@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from attune.providers._http import HTTPTransport
-from attune.wire import messages
+from attune.wire import messages, pass_through
 from attune.wire.decoder import BodyDecoder
 from attune.wire.errors import ErrorMapper
 
@@ -39,14 +39,23 @@ class AnthropicProvider:
     def credential(self) -> str:
         return self._credential
 
+    @property
+    def protocol(self) -> Literal["messages"]:
+        """What it speaks: a client of the same protocol is answered with its own words."""
+        return "messages"
+
     async def open(self, request: LLMRequest, model: ModelInfo, budget: AttemptBudget) -> HTTPStream:
         """Send the request; return when the head of the answer has arrived. Raises ``ProviderError``."""
         key = self._key.reveal() if self._key else ""
         errors = ErrorMapper(self._name, model.id, key=key)
         return await self._transport.post(
             self._url,
-            {"anthropic-version": ANTHROPIC_VERSION} | ({"x-api-key": key} if key else {}),
-            messages.encode(request, model, provider=self._name, errors=errors),
+            {
+                "anthropic-version": ANTHROPIC_VERSION,
+                **pass_through.own_headers(request, self.protocol),
+                **({"x-api-key": key} if key else {}),
+            },
+            pass_through.messages_body(request, model, provider=self._name, errors=errors),
             connect_s=budget.connect_s,
             errors=errors,
             streams=request.stream,

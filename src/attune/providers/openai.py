@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from attune.providers._http import HTTPTransport
-from attune.wire import chat, responses
+from attune.wire import chat, pass_through, responses
 from attune.wire.decoder import BodyDecoder
 from attune.wire.errors import ErrorMapper
 
@@ -52,13 +52,21 @@ class OpenAIProvider:
     def credential(self) -> str:
         return self._credential
 
+    @property
+    def protocol(self) -> OpenAIProtocol:
+        """What it speaks: a client of the same protocol is answered with its own words."""
+        return "responses" if self._speaks_responses else "chat"
+
     async def open(self, request: LLMRequest, model: ModelInfo, budget: AttemptBudget) -> HTTPStream:
         """Send the request; return when the head of the answer has arrived. Raises ``ProviderError``."""
         key = self._key.reveal() if self._key else ""
         errors = ErrorMapper(self._name, model.id, key=key)
         return await self._transport.post(
             self._url,
-            {"authorization": f"Bearer {key}"} if key else {},
+            {
+                **pass_through.own_headers(request, self.protocol),
+                **({"authorization": f"Bearer {key}"} if key else {}),
+            },
             self._encoded(request, model, errors),
             connect_s=budget.connect_s,
             errors=errors,
@@ -69,8 +77,8 @@ class OpenAIProvider:
 
     def _encoded(self, request: LLMRequest, model: ModelInfo, errors: ErrorMapper) -> bytes:
         if self._speaks_responses:
-            return responses.encode(request, model, errors=errors)
-        return chat.encode(request, model, errors=errors, limit_field=self._limit_field)
+            return pass_through.responses_body(request, model, errors=errors)
+        return pass_through.chat_body(request, model, errors=errors, limit_field=self._limit_field)
 
     async def aclose(self) -> None:
         """Close the connections; idempotent."""

@@ -91,7 +91,14 @@ _VERSION_1 = (
         PRIMARY KEY (resource, hour)) WITHOUT ROWID""",
 )
 
-MIGRATIONS = (_VERSION_1,)
+_VERSION_2 = (
+    """CREATE TABLE gateway_keys (
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE, name TEXT NOT NULL, digest BLOB NOT NULL,
+        created REAL NOT NULL, expires REAL, revoked REAL, scopes TEXT NOT NULL, limits TEXT NOT NULL)""",
+)
+
+MIGRATIONS = (_VERSION_1, _VERSION_2)
 """The statements that lead from each schema version to the next; the first makes an empty file."""
 
 

@@ -34,6 +34,8 @@ _ORDERS = (
     ("leases", "id"),
     ("leases", "resource"),
     ("lease_sums", "resource"),
+    ("gateway_keys", "number"),
+    ("gateway_keys", "id"),
 )
 """Every table and index, as (table, the column that it is ordered by)."""
 

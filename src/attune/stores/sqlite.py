@@ -1,4 +1,4 @@
-"""The embedded store: ledger, roll-ups, facts and leases in one SQLite file.
+"""The embedded store: ledger, roll-ups, facts, leases and keys in one SQLite file.
 
 Any number of processes may share the file. One thread of each writes to it; every read opens a
 connection of its own and sees what is committed.
@@ -33,7 +33,7 @@ from attune.stores._schema import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from attune.models.state import Fact, OutcomeTarget
+    from attune.models.state import Fact, KeyRecord, OutcomeTarget
     from attune.models.telemetry import DecisionRecord, LLMCallRecord, Outcome
     from attune.stores._writer import Writer
 
@@ -116,6 +116,20 @@ class SqliteReader:
         with self._reading() as connection:
             return used(connection, resource, window_start)
 
+    def all_keys(self) -> list[KeyRecord]:
+        """Every key of the gateway, also the revoked and the expired, the oldest first."""
+        from attune.stores._keys import read_keys
+
+        with self._reading() as connection:
+            return read_keys(connection)
+
+    def keys_version(self) -> int:
+        """A number that is another one after every change of the keys."""
+        from attune.stores._keys import keys_version
+
+        with self._reading() as connection:
+            return keys_version(connection)
+
     def _attempts(self, clause: str, value: Any) -> list[LLMCallRecord]:
         with self._reading() as connection:
             rows = connection.execute(SELECT_ATTEMPTS + clause, (value,))
@@ -133,13 +147,16 @@ class SqliteReader:
                 yield connection
         except sqlite3.Error as error:
             raise self._failed(error) from error
+        except OSError as error:
+            raise StoreError(f"the ledger {self.path} cannot be read: {error.strerror or error}") from error
 
     def _failed(self, error: sqlite3.Error) -> StoreError:
         return store_error(self.path, error)
 
 
 class SqliteStore(SqliteReader):
-    """The whole store of one process: ``LedgerStore``, ``RollupStore``, ``FactStore``, ``LeaseStore``.
+    """The whole store of one process: ``LedgerStore``, ``RollupStore``, ``FactStore``, ``LeaseStore``,
+    ``KeyStore``.
 
     Made by ``open``. Thread-safe. ``notices`` are lines that a surface should show (a corrupt file
     that was kept aside). What is queued when the program ends is written then, also without
@@ -236,7 +253,8 @@ class SqliteStore(SqliteReader):
         try:
             granted = await asyncio.wrap_future(self._writer.submit(work))
         except asyncio.CancelledError:
-            self.settle(lease.id, 0)  # stands behind the reservation, should that be under way
+            with contextlib.suppress(StoreError):  # closed meanwhile: then it counts in full
+                self.settle(lease.id, 0)  # stands behind the reservation, should that be under way
             raise
         return lease.id if granted else None
 
@@ -246,6 +264,18 @@ class SqliteStore(SqliteReader):
         """
         _check_amount(amount)
         self._writer.put(Settlement(lease_id, amount))
+
+    def add_key(self, record: KeyRecord) -> bool:
+        """Keep a key at once; ``False``, and it is not kept, when one that is not revoked has its name."""
+        from attune.stores._keys import add_key
+
+        return self._do(partial(add_key, record=record))
+
+    def revoke_key(self, key_id: str, at: float) -> bool:
+        """Take a key back at once; ``False`` when there is none with this id that is not revoked."""
+        from attune.stores._keys import revoke_key
+
+        return self._do(partial(revoke_key, key_id=key_id, at=at))
 
     def prune(self, before: float) -> None:
         """Delete decisions, attempts and outcomes of before a time (UTC epoch seconds); keep roll-ups."""

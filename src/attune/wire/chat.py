@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from attune.wire.errors import ErrorMapper
     from attune.wire.sse import SSEEvent
 
-__all__ = ["ChatDecoder", "decode_body", "encode"]
+__all__ = ["SIGNS_ITS_CALLS", "UNSIGNED", "ChatDecoder", "LimitField", "decode_body", "encode"]
 
 LimitField = Literal["max_tokens", "max_completion_tokens"]
 
@@ -43,8 +43,8 @@ _STOP_REASONS = {
     "content_filter": "refusal",
 }
 _CALL_IDS = re.compile("[!-~]{1,40}")
-_SIGNS_ITS_CALLS = re.compile(r"(?:\w+/)*gemini-(?:[3-9]|\d\d)")
-_UNSIGNED = "skip_thought_signature_validator"
+SIGNS_ITS_CALLS = re.compile(r"(?:\w+/)*gemini-(?:[3-9]|\d\d)")
+UNSIGNED = "skip_thought_signature_validator"
 """What Google documents in place of the signature of a tool call that another model made."""
 
 
@@ -85,7 +85,7 @@ def _messages(request: LLMRequest, model: ModelInfo) -> list[dict[str, Any]]:
     as_json = request.output_format is not None and request.output_format.schema is None
     system = "\n\n".join(filter(None, (request.system, JSON_INSTRUCTION if as_json else "")))
     encoded: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
-    signed = _SIGNS_ITS_CALLS.match(model.id) is not None
+    signed = SIGNS_ITS_CALLS.match(model.id) is not None
     for message in portable(request.messages, provider=model.provider, call_ids=_CALL_IDS):
         encoded += _message(message, signed=signed)
     return encoded
@@ -123,7 +123,7 @@ def _calls(message: Message, *, signed: bool) -> Iterator[dict[str, Any]]:
 
     Of calls side by side the model signs the first, so it misses no other's.
     """
-    signature = _UNSIGNED
+    signature = UNSIGNED
     for part in message.content:
         if isinstance(part, ThinkingPart):
             signature = part.signature

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from attune.wire.errors import ErrorMapper
     from attune.wire.sse import SSEEvent
 
-__all__ = ["MessagesDecoder", "decode_body", "encode"]
+__all__ = ["MessagesDecoder", "claude_version", "decode_body", "encode", "instructions"]
 
 _STOP_REASONS = {
     "end_turn": "stop",
@@ -43,12 +43,13 @@ _STOP_REASONS = {
     "model_context_window_exceeded": "context_window",
 }
 _CLAUDE = re.compile(r"claude-[a-z]+-(\d+)(?:-(\d{1,2})(?!\d))?")
-_ADAPTIVE_FROM = (4, 6)  # thinking by effort; budgets are deprecated, then rejected
-_NO_SAMPLING_FROM = (4, 7)  # a temperature is rejected
-_NO_FORCED_TOOLS_FROM = (5, 1)  # tool_choice "any" and "tool" are rejected
+ADAPTIVE_FROM = (4, 6)  # thinking by effort; budgets are deprecated, then rejected
+NO_SAMPLING_FROM = (4, 7)  # a temperature is rejected
+NO_FORCED_TOOLS_FROM = (5, 1)  # tool_choice "any" and "tool" are rejected
 _FALLBACK_MAX_TOKENS = 4096
 _CALL_IDS = re.compile("[A-Za-z0-9_-]+")
-_REDACTED = "redacted:"
+_DATA_URL = re.compile("data:(?P<media_type>[^;,]*);base64,")
+REDACTED = "redacted:"
 """Begins the signature of thinking that Anthropic shows to nobody; no signature has a colon in it."""
 
 
@@ -63,7 +64,7 @@ def encode(request: LLMRequest, model: ModelInfo, *, provider: str, errors: Erro
     Raises ``CallerError`` for tool call arguments that are no JSON object, and for what JSON
     cannot say.
     """
-    version = _claude_version(model.id)
+    version = claude_version(model.id)
     limit = model.max_output_tokens or _FALLBACK_MAX_TOKENS
     body: dict[str, Any] = {
         **request.extra,
@@ -71,9 +72,9 @@ def encode(request: LLMRequest, model: ModelInfo, *, provider: str, errors: Erro
         "max_tokens": min(request.max_output_tokens or limit, limit),
         "messages": _messages(request, provider, errors),
     }
-    if system := "\n\n".join(filter(None, (request.system, *_instructions(request, version)))):
+    if system := "\n\n".join(filter(None, (request.system, *instructions(request, version)))):
         body["system"] = system
-    if request.temperature is not None and version < _NO_SAMPLING_FROM:
+    if request.temperature is not None and version < NO_SAMPLING_FROM:
         body["temperature"] = request.temperature
     if request.stop:
         body["stop_sequences"] = list(request.stop)
@@ -82,7 +83,7 @@ def encode(request: LLMRequest, model: ModelInfo, *, provider: str, errors: Erro
     if config := _output_config(request, version):
         given = request.extra.get("output_config")
         body["output_config"] = given | config if isinstance(given, dict) else config
-    if request.thinking_tokens and version < _ADAPTIVE_FROM:
+    if request.thinking_tokens and version < ADAPTIVE_FROM:
         budget = min(request.thinking_tokens, body["max_tokens"] - 1)
         body["thinking"] = {"type": "enabled", "budget_tokens": budget}
     if _thinking_was_lost(body["messages"]) and _has_budget(body.get("thinking")):
@@ -91,16 +92,17 @@ def encode(request: LLMRequest, model: ModelInfo, *, provider: str, errors: Erro
     return to_json(body, errors)
 
 
-def _claude_version(model_id: str) -> tuple[int, int]:
+def claude_version(model_id: str) -> tuple[int, int]:
     """(major, minor) of a Claude model; (0, 0) for the others that speak this protocol."""
     match = _CLAUDE.search(model_id)
     return (int(match[1]), int(match[2] or 0)) if match else (0, 0)
 
 
-def _instructions(request: LLMRequest, version: tuple[int, int]) -> Iterator[str]:
+def instructions(request: LLMRequest, version: tuple[int, int]) -> Iterator[str]:
+    """What the system prompt asks for, since the protocol or a model of this version has no field for it."""
     if request.output_format is not None and request.output_format.schema is None:
         yield JSON_INSTRUCTION
-    if request.tools and version >= _NO_FORCED_TOOLS_FROM:
+    if request.tools and version >= NO_FORCED_TOOLS_FROM:
         match request.tool_choice:
             case None | "auto" | "none":
                 pass
@@ -112,7 +114,7 @@ def _instructions(request: LLMRequest, version: tuple[int, int]) -> Iterator[str
 
 def _output_config(request: LLMRequest, version: tuple[int, int]) -> dict[str, Any]:
     config: dict[str, Any] = {}
-    if request.thinking_tokens is not None and version >= _ADAPTIVE_FROM:
+    if request.thinking_tokens is not None and version >= ADAPTIVE_FROM:
         config["effort"] = effort(request.thinking_tokens)
     if request.output_format is not None and request.output_format.schema is not None:
         config["format"] = {"type": "json_schema", "schema": request.output_format.schema}
@@ -130,7 +132,7 @@ def _tools(request: LLMRequest, version: tuple[int, int]) -> dict[str, Any]:
     choice = request.tool_choice
     if choice is None:
         return {"tools": tools}
-    if choice in {"auto", "none"} or version >= _NO_FORCED_TOOLS_FROM:
+    if choice in {"auto", "none"} or version >= NO_FORCED_TOOLS_FROM:
         return {"tools": tools, "tool_choice": {"type": "none" if choice == "none" else "auto"}}
     if choice == "required":
         return {"tools": tools, "tool_choice": {"type": "any"}}
@@ -169,8 +171,8 @@ def _block(part: Part, errors: ErrorMapper) -> dict[str, Any] | None:
             return {"type": "text", "text": text} if text else None  # an empty block is rejected
         case ImagePart():
             return {"type": "image", "source": _image_source(part)}
-        case ThinkingPart(_, signature) if signature.startswith(_REDACTED):
-            return {"type": "redacted_thinking", "data": signature.removeprefix(_REDACTED)}
+        case ThinkingPart(_, signature) if signature.startswith(REDACTED):
+            return {"type": "redacted_thinking", "data": signature.removeprefix(REDACTED)}
         case ThinkingPart(text, signature):
             return {"type": "thinking", "thinking": text, "signature": signature}
         case ToolCallPart(call_id, name, arguments):
@@ -186,6 +188,8 @@ def _block(part: Part, errors: ErrorMapper) -> dict[str, Any] | None:
 
 
 def _image_source(part: ImagePart) -> dict[str, str]:
+    if data := _DATA_URL.match(part.url):
+        return {"type": "base64", "media_type": data["media_type"], "data": part.url[data.end() :]}
     if part.url:
         return {"type": "url", "url": part.url}
     return {"type": "base64", "media_type": part.media_type, "data": part.data}
@@ -296,7 +300,7 @@ class _Content:
             case "thinking" if block.thinking or block.signature:
                 return ThinkingDelta(block.thinking or "", block.signature or "")
             case "redacted_thinking" if block.data:
-                return ThinkingDelta("", _REDACTED + block.data)
+                return ThinkingDelta("", REDACTED + block.data)
             case "tool_use":
                 place = self._place_of[index] = len(self._place_of)
                 arguments = bytes(block.input).decode()

@@ -14,6 +14,7 @@ _SHORTEST_KEY = 8  # shorter "keys" are placeholders such as "ollama" that would
 # they have masked in the middle.
 _KEY = re.compile(
     r"\b(?:sk|pk|rk|xai|gsk|hf|ghp|pplx)[-_][\w*.-]{6,}"
+    r"|\battune-[\w-]{40,}"  # the gateway's own
     r"|\bAIza[\w*.-]{6,}|\bya29\.[\w.-]+|\beyJ[\w-]+\.[\w-]+\.[\w-]*"
     r"|(?<=bearer )\S+",
     re.IGNORECASE,

@@ -1,0 +1,318 @@
+"""One request at a door: who asks, what for, who answers, and what it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from attune.accounts import AccountError
+from attune.errors import AttuneError, InvalidRequestError
+from attune.gateway.http import ClientGoneError, HTTPError, head, send_answer
+from attune.models.executor import EventKind
+from attune.models.request import ExecutionContext
+from attune.models.tasks import REALTIME_REQUIRED_TASKS, normalize_task
+from attune.wire.carrying import carried
+from attune.wire.doors import AnswerHead
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from attune.accounts import Account, Admission, Gatekeeper, KeyBudget
+    from attune.calls_under_way import TrackedStream
+    from attune.clock import Clock
+    from attune.gateway.http import Request
+    from attune.gateway.naming import Names
+    from attune.models.executor import LLMResponse
+    from attune.models.request import LLMRequest
+    from attune.runtime import Runtime
+    from attune.wire.door_errors import ErrorAnswer
+    from attune.wire.doors import Door
+
+__all__ = ["Answering"]
+
+PING_SECONDS = 10.0
+"""After so long without content a streaming client is told that all is well, and again each time."""
+
+LARGE_BODY = 128 * 1024
+"""Bytes above which a body is read in a thread: it would hold up every other request."""
+
+_EXPECTED_OUTPUT = 1000
+"""Tokens that a request is counted with for its rate where it sets no limit of its own."""
+
+_log = logging.getLogger("attune.gateway")
+
+
+class Prepared(NamedTuple):
+    """A request that was let in."""
+
+    request: LLMRequest
+    context: ExecutionContext
+    admission: Admission | None
+    budget: KeyBudget | None
+    dropped: tuple[str, ...]
+
+
+class Answering:
+    """Answers what comes to a door. ``speaks`` maps each provider to the protocol that it speaks."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        names: Names,
+        gatekeeper: Gatekeeper,
+        *,
+        clock: Clock,
+        max_body_bytes: int,
+        speaks: Mapping[str, str],
+    ) -> None:
+        self._runtime = runtime
+        self._names = names
+        self._gatekeeper = gatekeeper
+        self._clock = clock
+        self._max_body_bytes = max_body_bytes
+        self._speaks = speaks
+
+    async def answer(
+        self, door: Door, request: Request, account: Account | None, send: Callable[[Any], Awaitable[None]]
+    ) -> int:
+        """Answer one request; returns the status. Raises ``ClientGoneError`` when nobody listens any more."""
+        try:
+            prepared = await self._prepare(door, request, account)
+        except AttuneError as error:
+            return await self._refuse(door, error, send)
+        watching = asyncio.current_task()
+        assert watching is not None
+        gone = asyncio.create_task(_cancel_when_gone(request, watching))
+        try:
+            if prepared.request.stream:
+                return await self._stream(door, prepared, send)
+            return await self._whole(door, prepared, send)
+        except asyncio.CancelledError:
+            if not gone.done() or gone.cancelled():
+                raise
+            watching.uncancel()
+            raise ClientGoneError("the client went away") from None
+        finally:
+            gone.cancel()
+            with suppress(asyncio.CancelledError):
+                await gone
+
+    # -- before the call -------------------------------------------------------------------------
+
+    async def _prepare(self, door: Door, request: Request, account: Account | None) -> Prepared:
+        body = await request.body(self._max_body_bytes)
+        if len(body) > LARGE_BODY:
+            model, asked = await asyncio.to_thread(door.read, body, request.headers)
+        else:
+            model, asked = door.read(body, request.headers)
+        fields = {**self._names.purpose(request, model), **self._names.meaning(model)}
+        allowed, dropped = self._carriers(asked, fields.get("model"))
+        if account is not None:
+            fields |= self._scope(account, fields) | {"account": account.id}
+            allowed = allowed if account.allowed_providers is None else allowed & account.allowed_providers
+        context = ExecutionContext.of({**fields, "allow_providers": allowed})
+        admission = budget = None
+        if account is not None:
+            tokens = asked.estimated_input_tokens() + (asked.max_output_tokens or _EXPECTED_OUTPUT)
+            admission = await self._gatekeeper.admit(account, tokens)
+            budget = self._gatekeeper.budget(account)
+        return Prepared(asked, context, admission, budget, dropped)
+
+    def _carriers(self, asked: LLMRequest, model: str | None) -> tuple[frozenset[str], tuple[str, ...]]:
+        """The providers that can be asked the whole of it, and what some of them would not be told.
+
+        Raises ``InvalidRequestError`` that names what no enrolled provider of ``model`` can be asked.
+        """
+        source = asked.source
+        assert source is not None  # a door gives it
+        able: set[str] = set()
+        dropped: dict[str, None] = {}
+        refusal: InvalidRequestError | None = None
+        serving = self._speaks.keys() if model is None else self._names.providers_of(model)
+        for provider in serving & self._speaks.keys():
+            protocol = self._speaks[provider]
+            try:
+                dropped |= dict.fromkeys(carried(source, protocol).dropped)
+            except InvalidRequestError as error:
+                refusal = error
+            else:
+                able.add(provider)
+        if refusal is not None and not able:
+            raise refusal
+        return frozenset(able), tuple(dropped)
+
+    def _scope(self, account: Account, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """What the key narrows the call to. Raises ``ScopeError`` for what it does not allow."""
+        task = normalize_task(fields.get("task_type") or "")
+        account.check(tier=fields.get("tier"), realtime=task in REALTIME_REQUIRED_TASKS)
+        models = self._names.registry.models
+        if named := fields.get("model"):
+            found = self._names.registry.find(named)
+            if not any(account.allows_model(model) for model in found):
+                account.check(model=found[0])
+        if all(account.allows_model(model) for model in models):
+            return {}
+        return {"allow_models": frozenset(model.label for model in models if account.allows_model(model))}
+
+    # -- the call --------------------------------------------------------------------------------
+
+    async def _whole(self, door: Door, prepared: Prepared, send: Callable[[Any], Awaitable[None]]) -> int:
+        runtime = self._runtime
+        response: LLMResponse | None = None
+        try:
+            response = await runtime.run(prepared.request, prepared.context, cap=prepared.budget)
+        except AttuneError as error:
+            return await self._refuse(door, error, send)
+        finally:
+            _settle(prepared, response)
+        told = AnswerHead(response.call_id, response.model_id, response.provider, int(self._clock.time()))
+        relays = self._speaks.get(response.provider) == door.protocol
+        headers = {
+            "x-attune-call-id": response.call_id,
+            "x-attune-model": f"{response.provider}/{response.model_id}",
+            **self._left_out(prepared, response.provider),
+        }
+        if response.decision is not None:
+            headers["x-attune-decision"] = _line(response.decision.reason)
+        if response.cost_usd is not None:
+            headers["x-attune-cost-usd"] = f"{response.cost_usd:.9f}"
+        body = door.body(response, prepared.request, told, relays=relays)
+        await send_answer(send, 200, body, headers=headers)
+        return 200
+
+    async def _stream(self, door: Door, prepared: Prepared, send: Callable[[Any], Awaitable[None]]) -> int:
+        runtime = self._runtime
+        events = runtime.stream(prepared.request, prepared.context, ping_s=PING_SECONDS, cap=prepared.budget)
+        answer = _StreamedAnswer(self, door, prepared, events, send)
+        try:
+            async with events:
+                async for event in events:
+                    if event.kind is EventKind.PING and events.candidate is None:
+                        await answer.ping()
+                    else:
+                        await answer.write(event)
+        except AttuneError as error:
+            if not answer.begun:
+                return await self._refuse(door, error, send, call_id=events.call_id)
+            await answer.end(door.error_event(error, now=self._clock.time(), call_id=events.call_id))
+            return 200
+        finally:
+            _settle(prepared, events.response)
+        await answer.end(b"")
+        return 200
+
+    def _left_out(self, prepared: Prepared, provider: str) -> dict[str, str]:
+        source = prepared.request.source
+        protocol = self._speaks.get(provider)
+        if not prepared.dropped or source is None or protocol is None or protocol == source.protocol:
+            return {}
+        return {"x-attune-dropped": _line(", ".join(carried(source, protocol).dropped))}
+
+    async def _refuse(
+        self,
+        door: Door,
+        error: AttuneError,
+        send: Callable[[Any], Awaitable[None]],
+        *,
+        call_id: str = "",
+    ) -> int:
+        if isinstance(error, ClientGoneError):
+            raise error
+        answer = refusal(door, error, now=self._clock.time(), call_id=call_id, speaks=self._speaks)
+        ids = {"x-attune-call-id": call_id} if call_id else {}
+        await send_answer(send, answer.status, answer.body, headers={**answer.headers, **ids})
+        return answer.status
+
+
+class _StreamedAnswer:
+    """A stream on its way to the client: the head once, then what the writer makes of the events."""
+
+    def __init__(
+        self,
+        answering: Answering,
+        door: Door,
+        prepared: Prepared,
+        events: TrackedStream,
+        send: Callable[[Any], Awaitable[None]],
+    ) -> None:
+        self._answering = answering
+        self._door = door
+        self._prepared = prepared
+        self._events = events
+        self._send = send
+        self._writer: Any = None
+        self.begun = False
+
+    async def ping(self) -> None:
+        """Tell the client that its answer is still being made."""
+        await self._begin()
+        await self._chunk(self._door.PING)
+
+    async def write(self, event: Any) -> None:
+        """Pass one event on."""
+        if self._writer is None:
+            self._writer = self._make_writer()
+        content = self._writer.feed(event)
+        await self._begin()
+        if content:
+            await self._chunk(content)
+
+    async def end(self, last: bytes) -> None:
+        """The last bytes of the answer."""
+        await self._begin()
+        await self._send({"type": "http.response.body", "body": last})
+
+    def _make_writer(self) -> Any:
+        answering, candidate = self._answering, self._events.candidate
+        assert candidate is not None  # an event that is no ping comes after the commit
+        told = AnswerHead(
+            self._events.call_id, candidate.model_id, candidate.provider, int(answering._clock.time())
+        )
+        relays = answering._speaks.get(candidate.provider) == self._door.protocol
+        return self._door.stream(self._prepared.request, told, relays=relays)
+
+    async def _begin(self) -> None:
+        if self.begun:
+            return
+        self.begun = True
+        headers = {"x-attune-call-id": self._events.call_id, "cache-control": "no-store"}
+        decision, candidate = self._events.decision, self._events.candidate
+        if decision is not None:
+            headers["x-attune-decision"] = _line(decision.reason)
+        if candidate is not None:
+            headers["x-attune-model"] = candidate.label
+            headers |= self._answering._left_out(self._prepared, candidate.provider)
+        await self._send(head(200, "text/event-stream", headers))
+
+    async def _chunk(self, content: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": content, "more_body": True})
+
+
+def refusal(
+    door: Door, error: AttuneError, *, now: float, call_id: str = "", speaks: Mapping[str, str] | None = None
+) -> ErrorAnswer:
+    """The answer that refuses a request, in the shape of the door's protocol."""
+    status = error.status if isinstance(error, AccountError | HTTPError) else None
+    return door.error(error, now=now, status=status, call_id=call_id, speaks=speaks or {})
+
+
+async def _cancel_when_gone(request: Request, task: asyncio.Task[Any]) -> None:
+    await request.gone()
+    task.cancel()
+
+
+def _settle(prepared: Prepared, response: LLMResponse | None) -> None:
+    """Count the tokens that were used; a call that was not answered used none that anybody knows of."""
+    if prepared.admission is None:
+        return
+    usage = None if response is None else response.usage
+    unknown = response is not None and usage is None
+    tokens = 0 if usage is None else usage.input_tokens + usage.output_tokens
+    prepared.admission.settle(None if unknown else tokens)
+
+
+def _line(text: str) -> str:
+    """A header's value: one line of ASCII, at most 500 characters."""
+    return " ".join(text.encode("ascii", "replace").decode().split())[:500]

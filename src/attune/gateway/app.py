@@ -1,0 +1,195 @@
+"""The gateway as an ASGI application: who may come in, which door a path is, and what is told of it."""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from attune.errors import AttuneError, UnknownNameError
+from attune.gateway.answering import Answering, refusal
+from attune.gateway.http import ClientGoneError, HTTPError, Request, is_loopback, send_answer
+from attune.gateway.naming import Names
+from attune.gateway.operations import Operations
+from attune.wire.chat_door import ChatDoor
+from attune.wire.messages_door import MessagesDoor
+from attune.wire.responses_door import ResponsesDoor
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from attune.accounts import Account, Gatekeeper
+    from attune.clock import Clock
+    from attune.config.settings import GatewayConfig
+    from attune.runtime import Runtime
+    from attune.wire.doors import Door
+
+__all__ = ["Gateway"]
+
+_log = logging.getLogger("attune.gateway")
+
+DOORS: Mapping[str, Door] = {
+    "/v1/chat/completions": ChatDoor(),
+    "/v1/responses": ResponsesDoor(),
+    "/v1/messages": MessagesDoor(),
+}
+_READS = ("/v1/models", "/v1/attune/decisions", "/metrics")
+_WRITES = ("/v1/messages/count_tokens", "/v1/attune/outcomes")
+_OPEN = ("/health", "/ready")
+_METHODS = {method: method for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
+_GONE = 499
+"""What the log says of a request whose client went away."""
+
+
+class Gateway:
+    """Answers HTTP requests with a runtime. ``loopback`` says that only this machine can reach it."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        gatekeeper: Gatekeeper,
+        config: GatewayConfig,
+        *,
+        clock: Clock,
+        loopback: bool = True,
+    ) -> None:
+        self._gatekeeper = gatekeeper
+        self._config = config
+        self._clock = clock
+        self._loopback = loopback
+        names = Names(runtime.config.registry, config.aliases, config.rules)
+        speaks = {each.name: each.speaks for each in runtime.config.providers}
+        self._answering = Answering(
+            runtime,
+            names,
+            gatekeeper,
+            clock=clock,
+            max_body_bytes=config.max_body_mib * 1024 * 1024,
+            speaks=speaks,
+        )
+        self.operations = Operations(runtime, names, gatekeeper, clock=clock)
+
+    async def __call__(
+        self,
+        scope: Mapping[str, Any],
+        receive: Callable[[], Awaitable[Any]],
+        send: Callable[[Any], Awaitable[None]],
+    ) -> None:
+        """See ASGI; anything but HTTP is refused."""
+        if scope["type"] != "http":
+            return
+        request = Request(scope, receive)
+        began = monotonic()
+        sent = _Sent(send)
+        try:
+            status = await self._respond(request, sent)
+        except ClientGoneError:
+            status = _GONE
+        except Exception:  # noqa: BLE001  (the last resort: it is logged, and the client is told)
+            _log.exception("a defect of the gateway, at %s %s", request.method, _known(request.path))
+            status = 500
+            if not sent.begun:
+                await send_answer(sent, 500, {"error": {"message": "a defect of the gateway; see its log"}})
+        seconds = monotonic() - began
+        self.operations.count(_known(request.path), status, seconds)
+        _log.info(
+            {
+                "method": _METHODS.get(request.method, "other"),
+                "path": _known(request.path),
+                "status": status,
+                "ms": round(seconds * 1000, 1),
+                "call": sent.headers.get("x-attune-call-id", ""),
+                "model": sent.headers.get("x-attune-model", ""),
+                "key": sent.key,
+            }
+        )
+
+    async def _respond(self, request: Request, send: _Sent) -> int:
+        try:
+            if request.path in _OPEN:
+                _check_method(request, "GET")
+                return await self.operations.open(request.path, send)
+            account = self._account(request)
+            send.key = "" if account is None else account.name
+            self._check_route(request, account)
+            if request.path in DOORS:
+                return await self._answering.answer(DOORS[request.path], request, account, send)
+            return await self.operations.respond(request, account, send)
+        except ClientGoneError:
+            raise
+        except AttuneError as error:
+            answer = refusal(_shape_of(request), error, now=self._clock.time())
+            await send_answer(send, answer.status, answer.body, headers=answer.headers)
+            return answer.status
+
+    def _account(self, request: Request) -> Account | None:
+        """Whose key it is; ``None`` where no key is needed. Raises ``AccountError`` or ``HTTPError``."""
+        open_here = self._loopback and request.path == "/metrics"
+        if self._gatekeeper.requires_keys and not open_here:
+            return self._gatekeeper.authenticate(request.raw_headers)
+        self._check_origin(request)
+        return None
+
+    def _check_origin(self, request: Request) -> None:
+        """Without a key, only programs of this machine may ask: no web page, and under no other name that
+        was made to lead here (DNS rebinding).
+        """
+        host = _host(request.header("host"))
+        if not is_loopback(host):
+            raise HTTPError(403, f"without keys only this machine is answered, not as {host[:60]!r}")
+        if origin := request.header("origin"):
+            raise HTTPError(403, f"without keys web pages are not answered ({origin[:60]!r}); make a key")
+
+    def _check_route(self, request: Request, account: Account | None) -> None:
+        path, posts = request.path, request.path in DOORS or request.path in _WRITES
+        reads = any(path == each or path.startswith(f"{each}/") for each in _READS)
+        if not posts and not reads:
+            known = [*DOORS, *_READS, *_WRITES, *_OPEN]
+            raise HTTPError(404, str(UnknownNameError("path", path, known)))
+        if account is not None:
+            account.check(route=path)
+        _check_method(request, "POST" if posts else "GET")
+
+
+class _Sent:
+    """What has been sent of an answer, for the log."""
+
+    def __init__(self, send: Callable[[Any], Awaitable[None]]) -> None:
+        self._send = send
+        self.begun = False
+        self.headers: dict[str, str] = {}
+        self.key = ""
+
+    async def __call__(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.begun = True
+            self.headers = {name.decode(): value.decode("latin-1") for name, value in message["headers"]}
+        await self._send(message)
+
+
+def _check_method(request: Request, method: str) -> None:
+    if request.method != method and (method, request.method) != ("GET", "HEAD"):
+        raise HTTPError(
+            405, f"{request.path} takes {method}, not {request.method[:20]}", headers={"allow": method}
+        )
+
+
+def _host(header: str) -> str:
+    """The host without its port."""
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    return header.partition(":")[0].lower()
+
+
+def _shape_of(request: Request) -> Door:
+    """Whose errors a client understands."""
+    anthropic = request.path.startswith("/v1/messages") or "anthropic-version" in request.headers
+    return DOORS.get(request.path, DOORS["/v1/messages" if anthropic else "/v1/chat/completions"])
+
+
+def _known(path: str) -> str:
+    """A path for logs and metrics: no text that a client chose."""
+    known = (*DOORS, *_WRITES, *_OPEN)
+    if path in known:
+        return path
+    return next((each for each in _READS if path == each or path.startswith(f"{each}/")), "other")

@@ -1,0 +1,97 @@
+"""What a client means by ``model``, and by the headers and rules that say what a call is for."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from attune.errors import InvalidRequestError, UnknownNameError
+from attune.models.registry import ModelTier
+from attune.models.tasks import TASK_TIER_MAP, normalize_task
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from attune.config.settings import GatewayRule
+    from attune.gateway.http import Request
+    from attune.models.registry import ModelRegistry
+
+__all__ = ["PREFIX", "Names"]
+
+PREFIX = "attune/"
+"""Before a tier or a task, where a model's name is asked for."""
+
+AUTO = ("auto", PREFIX + "auto")
+
+
+class Names(NamedTuple):
+    """The names that clients may use. ``aliases`` maps a client's fixed names to any of the others."""
+
+    registry: ModelRegistry
+    aliases: Mapping[str, str]
+    rules: Sequence[GatewayRule]
+
+    @property
+    def listed(self) -> tuple[str, ...]:
+        """Every name that a client may choose, but those of single models and tasks."""
+        tiers = (f"{PREFIX}{tier.value}" for tier in ModelTier)
+        return ("auto", *tiers, *self.aliases)
+
+    def meaning(self, name: str) -> dict[str, Any]:
+        """The fields of the call that a model's name stands for. Raises ``UnknownNameError``."""
+        name = self.aliases.get(name, name)
+        if name in AUTO:
+            return {}
+        if name.startswith(PREFIX):
+            wanted = name.removeprefix(PREFIX)
+            if wanted.lower() in {tier.value for tier in ModelTier}:
+                return {"tier": wanted.lower()}
+            if normalize_task(wanted) in TASK_TIER_MAP:
+                return {"task_type": normalize_task(wanted)}
+            known = [f"{PREFIX}{each}" for each in (*(tier.value for tier in ModelTier), *TASK_TIER_MAP)]
+            raise UnknownNameError("model", name, [*AUTO, *known])
+        try:
+            self.registry.find(name)
+        except UnknownNameError:
+            labels = [each for model in self.registry.models for each in (model.id, model.label)]
+            raise UnknownNameError("model", name, [*labels, *self.listed]) from None
+        return {"model": name}
+
+    def providers_of(self, model: str) -> frozenset[str]:
+        """The providers that have a model. Raises ``UnknownNameError``."""
+        return frozenset(each.provider for each in self.registry.find(model))
+
+    def purpose(self, request: Request, model: str) -> dict[str, Any]:
+        """What the call is for and may cost: by the first rule that fits, and by the headers, which win."""
+        fields: dict[str, Any] = {}
+        for rule in self.rules:
+            if rule.fits(request.path, request.header("user-agent"), model):
+                fields |= {name: value for name, value in rule.sets.items() if value}
+                break
+        for name, field in _TEXTS.items():
+            if value := request.header(name):
+                fields[field] = value
+        for name, field in _NUMBERS.items():
+            if value := request.header(name):
+                fields[field] = _number(name, value)
+        return fields
+
+
+_TEXTS = {
+    "x-attune-workflow": "workflow",
+    "x-attune-stage": "stage",
+    "x-attune-task": "task_type",
+    "x-claude-code-session-id": "session_id",
+    "x-attune-session": "session_id",
+}
+_NUMBERS = {"x-attune-max-cost": "max_cost", "x-attune-max-latency-ms": "max_latency_ms"}
+
+
+def _number(header: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not isfinite(value) or value < 0:
+        raise InvalidRequestError(f"the header {header} must be a number, not {text[:40]!r}")
+    return value

@@ -1,0 +1,215 @@
+"""What the gateway tells of itself: health, metrics, models, tokens, decisions and outcomes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from attune.errors import InvalidRequestError, StoreError, UnknownNameError
+from attune.gateway.http import HTTPError, send_answer
+from attune.tokens import count_request
+from attune.wire.messages_door import MessagesDoor
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from attune.accounts import Account, Gatekeeper
+    from attune.clock import Clock
+    from attune.gateway.http import Request
+    from attune.gateway.naming import Names
+    from attune.models.telemetry import LLMCallRecord
+    from attune.runtime import Runtime
+
+__all__ = ["Operations"]
+
+MAX_SMALL_BODY = 1024 * 1024
+MAX_COUNTED_BODY = 32 * 1024 * 1024
+_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
+
+
+class Outcome(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of ``POST /v1/attune/outcomes``."""
+
+    call_id: str
+    success: bool
+    score: float | None = None
+
+
+class Operations:
+    """The paths beside the doors. Labels of metrics are of the catalog and of paths, never a client's."""
+
+    def __init__(self, runtime: Runtime, names: Names, gatekeeper: Gatekeeper, *, clock: Clock) -> None:
+        self._runtime = runtime
+        self._names = names
+        self._gatekeeper = gatekeeper
+        self._clock = clock
+        self._messages = MessagesDoor()
+        self._metrics = CollectorRegistry()
+        self._requests = Counter(
+            "attune_requests", "Requests by path and status", ("path", "status"), registry=self._metrics
+        )
+        self._seconds = Histogram(
+            "attune_request_seconds",
+            "Seconds a request took",
+            ("path",),
+            buckets=_SECONDS,
+            registry=self._metrics,
+        )
+        names_of = ("provider", "model")
+        self._attempts = Counter(
+            "attune_attempts",
+            "Attempts by candidate and outcome",
+            (*names_of, "outcome"),
+            registry=self._metrics,
+        )
+        self._tokens = Counter(
+            "attune_tokens", "Tokens by candidate and kind", (*names_of, "kind"), registry=self._metrics
+        )
+        self._dollars = Counter(
+            "attune_cost_usd", "Known cost in USD by candidate", names_of, registry=self._metrics
+        )
+
+    def count(self, path: str, status: int, seconds: float) -> None:
+        """Count a request."""
+        self._requests.labels(path, str(status)).inc()
+        self._seconds.labels(path).observe(seconds)
+
+    def attempted(self, record: LLMCallRecord) -> None:
+        """Count an attempt."""
+        candidate = record.provider, record.model_id
+        self._attempts.labels(*candidate, record.error_class or "success").inc()
+        if record.usage is not None:
+            self._tokens.labels(*candidate, "input").inc(record.usage.input_tokens)
+            self._tokens.labels(*candidate, "output").inc(record.usage.output_tokens)
+        if record.cost_nanos:
+            self._dollars.labels(*candidate).inc(record.cost_nanos / 1e9)
+
+    async def open(self, path: str, send: Callable[[Any], Awaitable[None]]) -> int:
+        """``/health`` and ``/ready``, which need no key and tell no secret."""
+        why = self._unready() if path == "/ready" else []
+        status = 503 if why else 200
+        await send_answer(send, status, {"status": "ok"} if not why else {"status": "not ready", "why": why})
+        return status
+
+    def _unready(self) -> list[str]:
+        why = []
+        if not self._runtime.config.providers:
+            why.append("no provider is enrolled; set a key such as ANTHROPIC_API_KEY, or add a provider")
+        if self._gatekeeper.last_error is not None:
+            why.append("the keys cannot be read")
+        if self._runtime.store.last_error is not None:
+            why.append("the ledger cannot be written")
+        return why
+
+    async def respond(
+        self, request: Request, account: Account | None, send: Callable[[Any], Awaitable[None]]
+    ) -> int:
+        """Every path that is neither a door nor open."""
+        path = request.path
+        if path == "/metrics":
+            content = generate_latest(self._metrics)
+            await send_answer(send, 200, content, content_type=CONTENT_TYPE_LATEST)
+            return 200
+        if path.startswith("/v1/models"):
+            answer = self._models(request, account)
+        elif path == "/v1/messages/count_tokens":
+            answer = await self._count_tokens(request)
+        elif path == "/v1/attune/outcomes":
+            answer = await self._outcome(request, account)
+        else:
+            answer = await self._decision(path.rpartition("/")[2], account)
+        await send_answer(send, 200, answer)
+        return 200
+
+    def _models(self, request: Request, account: Account | None) -> object:
+        enrolled = {each.name for each in self._runtime.config.providers}
+        models = [
+            model
+            for model in self._names.registry.models
+            if model.provider in enrolled and (account is None or account.allows_model(model))
+        ]
+        ids = [*self._names.listed, *(model.label for model in models)]
+        wanted = request.path.removeprefix("/v1/models").strip("/")
+        anthropic = bool(request.header("anthropic-version"))
+        entries = [_anthropic_model(each) if anthropic else _openai_model(each) for each in ids]
+        if wanted:
+            if wanted not in ids:
+                raise HTTPError(404, str(UnknownNameError("model", wanted, ids)))
+            return entries[ids.index(wanted)]
+        if anthropic:
+            return {"data": entries, "has_more": False, "first_id": ids[0], "last_id": ids[-1]}
+        return {"object": "list", "data": entries}
+
+    async def _count_tokens(self, request: Request) -> object:
+        body = await request.body(MAX_COUNTED_BODY)
+
+        def count() -> int:
+            model, asked = self._messages.read(_with_limit(body))
+            return count_request(asked, model)
+
+        return {"input_tokens": await asyncio.to_thread(count)}
+
+    async def _outcome(self, request: Request, account: Account | None) -> object:
+        body = await request.body(MAX_SMALL_BODY)
+        try:
+            outcome = msgspec.json.decode(body, type=Outcome)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InvalidRequestError(f"the outcome cannot be read: {error}") from None
+        await self._own(outcome.call_id, account)
+        await asyncio.to_thread(
+            self._runtime.record_outcome, outcome.call_id, success=outcome.success, score=outcome.score
+        )
+        return {"recorded": outcome.call_id}
+
+    async def _decision(self, call_id: str, account: Account | None) -> object:
+        await self._own(call_id, account)
+        store = self._runtime.store
+        decision = await asyncio.to_thread(store.decision, call_id)
+        attempts = await asyncio.to_thread(store.attempts, call_id)
+        if decision is None:
+            raise HTTPError(404, f"no decision of the call {call_id[:60]!r} is known")
+        return {
+            "decision": _as_object(decision),
+            "attempts": [_as_object(attempt) for attempt in attempts],
+        }
+
+    async def _own(self, call_id: str, account: Account | None) -> None:
+        """Refuse a call that another key made, as if it were not there."""
+        try:
+            await self._runtime.store.flush()
+            decision = await asyncio.to_thread(self._runtime.store.decision, call_id)
+        except StoreError as error:
+            raise HTTPError(503, str(error)) from None
+        whose = dict(decision.features).get("account", "") if decision is not None else None
+        if whose is None or (account is not None and whose != account.id):
+            raise HTTPError(404, f"the call {call_id[:60]!r} is not known to this key")
+
+
+def _with_limit(body: bytes) -> bytes:
+    """A body to be counted, with the output limit that only a call needs."""
+    try:
+        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return body  # the door says what is wrong with it
+    return msgspec.json.encode({"max_tokens": 1, **fields})
+
+
+def _as_object(record: Any) -> Any:
+    """A record of named fields as JSON has it."""
+    if hasattr(record, "_asdict"):
+        return {name: _as_object(value) for name, value in record._asdict().items()}
+    if isinstance(record, tuple | list):
+        return [_as_object(each) for each in record]
+    return record
+
+
+def _openai_model(name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": name.partition("/")[0]}
+
+
+def _anthropic_model(name: str) -> dict[str, object]:
+    return {"id": name, "type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z"}

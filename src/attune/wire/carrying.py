@@ -1,0 +1,164 @@
+"""What of a client's request a provider of another protocol can be told.
+
+Every top-level field of a protocol is *carried* (an ``LLMRequest`` says it), *dropped* (it only tunes) or
+*refused* (leaving it out would change what is asked). A field that is not known is dropped. Nothing of it is
+silent: what is refused or dropped is named.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from attune.errors import InvalidRequestError
+from attune.wire.errors import MALFORMED
+from attune.wire.redaction import one_line
+
+if TYPE_CHECKING:
+    from attune.models.request import Source
+
+__all__ = ["FATES", "Carried", "Fates", "carried", "only_here"]
+
+_MAX_NAMED = 20
+_MAX_NAME_CHARS = 60
+_MAX_SMALL = 1000
+_NAMES = {"chat": "Chat Completions", "messages": "Messages", "responses": "Responses"}
+
+
+class Fates(NamedTuple):
+    """The three sets of a protocol's fields."""
+
+    carried: frozenset[str]
+    dropped: frozenset[str]
+    refused: frozenset[str]
+
+
+class Carried(NamedTuple):
+    """The names of what is left out across protocols: printable ASCII, few enough for a header."""
+
+    dropped: tuple[str, ...] = ()
+
+
+def _names(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
+FATES: dict[str, Fates] = {
+    "chat": Fates(
+        carried=_names(
+            "model messages tools tool_choice response_format max_tokens max_completion_tokens temperature "
+            "stop reasoning_effort stream stream_options"
+        ),
+        dropped=_names(
+            "top_p top_k seed frequency_penalty presence_penalty parallel_tool_calls prediction verbosity "
+            "store metadata user safety_identifier service_tier prompt_cache_key prompt_cache_options "
+            "prompt_cache_retention"
+        ),
+        refused=_names(
+            "n logprobs top_logprobs logit_bias audio modalities functions function_call moderation "
+            "web_search_options"
+        ),
+    ),
+    "messages": Fates(
+        carried=_names(
+            "model messages max_tokens system tools tool_choice temperature stop_sequences thinking "
+            "output_config stream"
+        ),
+        dropped=_names(
+            "top_p top_k metadata service_tier cache_control speed diagnostics user_profile_id workspace_id "
+            "context_management compaction betas fallbacks fallback_credit_token billing_policy"
+        ),
+        refused=_names("container mcp_servers inference_geo thread"),
+    ),
+    "responses": Fates(
+        carried=_names(
+            "model input instructions tools tool_choice text max_output_tokens temperature reasoning stream"
+        ),
+        dropped=_names(
+            "top_p parallel_tool_calls max_tool_calls store metadata user safety_identifier service_tier "
+            "prompt_cache_key prompt_cache_options prompt_cache_retention truncation context_management "
+            "access_programs stream_options"
+        ),
+        refused=_names(
+            "previous_response_id conversation prompt background background_options include image moderation "
+            "top_logprobs"
+        ),
+    ),
+}
+
+_HARMLESS: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "modalities": (["text"],),
+    "functions": ([],),
+    "mcp_servers": ([],),
+    "background": (False,),
+    "include": ([], ["reasoning.encrypted_content"]),
+    "store": (False,),
+    "parallel_tool_calls": (True,),
+    "truncation": ("disabled",),
+    "service_tier": ("auto", "default"),
+    "metadata": ({},),
+}
+"""Values that ask for what any provider does."""
+
+
+def carried(source: Source, to_protocol: str) -> Carried:
+    """What is left out when ``source`` goes to a provider that speaks ``to_protocol``; nothing for its own.
+
+    Raises ``InvalidRequestError`` that names what cannot be left out.
+    """
+    if source.protocol == to_protocol:
+        return Carried()
+    fates = FATES[source.protocol]
+    given = [name for name, raw in source.fields.items() if _says_something(name, raw)]
+    if refused := _refused(source):
+        named = ", ".join(_named(list(dict.fromkeys(refused))))
+        raise InvalidRequestError(
+            f"a model that speaks {_NAMES[to_protocol]} cannot be asked for {named}; leave it out, or "
+            f"choose a model that speaks {_NAMES[source.protocol]}"
+        )
+    dropped = [_fit_for_a_header(name) for name in given if name not in fates.carried]
+    if to_protocol == "responses":  # which knows no stop sequences
+        dropped += [name for name in given if name in {"stop", "stop_sequences"}]
+    return Carried(tuple(_named([*dropped, *source.hints])))
+
+
+def only_here(source: Source) -> bool:
+    """Whether only its own protocol can say what ``source`` asks; then its answer may hold more than an
+    ``LLMResponse`` does.
+    """
+    return bool(_refused(source))
+
+
+def _refused(source: Source) -> list[str]:
+    refused = FATES[source.protocol].refused
+    given = (name for name, raw in source.fields.items() if name in refused and _says_something(name, raw))
+    return [*given, *source.unread]
+
+
+def _fit_for_a_header(name: str) -> str:
+    return one_line(name).encode("ascii", "backslashreplace").decode()[:_MAX_NAME_CHARS]
+
+
+def _named(names: list[str]) -> list[str]:
+    """The names, or as many as a header holds and how many more there are."""
+    more = len(names) - _MAX_NAMED
+    return names if more <= 0 else [*names[:_MAX_NAMED], f"{more} more"]
+
+
+def _says_something(name: str, raw: Any) -> bool:
+    text = bytes(raw) if len(raw) <= _MAX_SMALL else b""
+    if not text:
+        return True
+    if text == b"null":
+        return False
+    if name not in _HARMLESS:
+        return True
+    try:
+        return msgspec.json.decode(text) not in _HARMLESS[name]
+    except MALFORMED:
+        return True

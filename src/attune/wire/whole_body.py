@@ -1,0 +1,141 @@
+"""One JSON body from a stream of the same protocol, with everything that was in the stream.
+
+``Door.body`` writes what an ``LLMResponse`` holds: text, reasoning, tool calls. Where a request asks for what
+only its own protocol can say (``carrying.only_here``), the answer may hold more, and is put together here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from attune.wire.doors import tool_input
+from attune.wire.sse import SSEParser
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from attune.models.executor import StreamEvent
+
+__all__ = ["WholeBody"]
+
+_WORDS = {"id", "type", "role", "name", "finish_reason", "object", "index"}
+"""Texts that come whole; every other text comes in pieces."""
+
+_INPUT = "partial_json"
+"""Where the pieces of a tool's input wait."""
+
+
+class WholeBody:
+    """Takes the events of one answer of a provider that speaks ``protocol``; ``finish`` gives the body."""
+
+    def __init__(self, protocol: str) -> None:
+        self._body: dict[str, Any] = {}
+        self._take: Callable[[dict[str, Any]], None] = {
+            "chat": self._chunk,
+            "messages": self._message,
+            "responses": self._response,
+        }[protocol]
+        self._plain = b""
+
+    def feed(self, event: StreamEvent) -> None:
+        """Take in one event."""
+        if event.raw.lstrip().startswith(b"{"):  # a provider that does not stream
+            self._plain = event.raw
+            return
+        for block in SSEParser().feed(event.raw):
+            if block.data.startswith(b"{"):
+                self._take(msgspec.json.decode(block.data))
+
+    def finish(self) -> bytes:
+        """The body, once the terminal event has come."""
+        return self._plain or msgspec.json.encode(_whole(self._body))
+
+    def _response(self, event: dict[str, Any]) -> None:
+        if event.get("type") in {"response.completed", "response.incomplete"}:
+            self._body = event["response"]
+
+    def _message(self, event: dict[str, Any]) -> None:
+        match event:
+            case {"type": "message_start", "message": dict(message)}:
+                self._body = {**message, "content": _Numbered()}
+            case {"type": "content_block_start", "index": place, "content_block": dict(block)}:
+                self._body["content"][place] = _merged({}, block)
+            case {"type": "content_block_delta", "index": place, "delta": dict(delta)}:
+                _add_delta(self._body["content"][place], delta)
+            case {"type": "message_delta", "delta": dict(delta)}:
+                said = {name: each for name, each in (event.get("usage") or {}).items() if each is not None}
+                usage = {**(self._body.get("usage") or {}), **said}
+                self._body |= {**delta, "usage": usage}
+
+    def _chunk(self, chunk: dict[str, Any]) -> None:
+        choices = self._body.setdefault("choices", _Numbered())
+        for choice in chunk.get("choices") or ():
+            place = choice.get("index") or 0
+            so_far = choices.setdefault(place, {"index": place, "message": {}})
+            _merged(so_far["message"], choice.get("delta") or {})
+            _merged(so_far, {name: each for name, each in choice.items() if name not in {"delta", "index"}})
+        head = {name: each for name, each in chunk.items() if name != "choices" and each is not None}
+        self._body |= {**head, "object": "chat.completion"}
+
+
+class _Pieces(list[str]):
+    """A text that is still growing."""
+
+
+class _Numbered(dict[int, Any]):
+    """A list that grows at any of its places."""
+
+
+def _merged(so_far: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """``so_far`` with ``more`` of it: texts and lists grow, all else is replaced."""
+    for name, each in more.items():
+        if each is not None or name not in so_far:
+            so_far[name] = _grown(so_far.get(name), name, each)
+    return so_far
+
+
+def _grown(so_far: Any, name: str, more: Any) -> Any:
+    if isinstance(more, str) and name not in _WORDS:
+        pieces = so_far if isinstance(so_far, _Pieces) else _Pieces()
+        pieces.append(more)
+        return pieces
+    if isinstance(more, list) and name == "tool_calls":
+        return _with_calls(so_far if isinstance(so_far, _Numbered) else _Numbered(), more)
+    if isinstance(more, list) and isinstance(so_far, list):
+        so_far.extend(more)
+        return so_far
+    if isinstance(more, dict):
+        return _merged(so_far if isinstance(so_far, dict) else {}, more)
+    return more
+
+
+def _with_calls(calls: _Numbered, more: list[dict[str, Any]]) -> _Numbered:
+    for call in more:
+        place = call.get("index") or 0
+        _merged(calls.setdefault(place, {}), {name: each for name, each in call.items() if name != "index"})
+    return calls
+
+
+def _add_delta(block: dict[str, Any], delta: dict[str, Any]) -> None:
+    match delta:
+        case {"type": "input_json_delta", "partial_json": str(text)}:
+            block.setdefault(_INPUT, []).append(text)
+        case {"type": "citations_delta", "citation": citation}:
+            block["citations"] = [*(block.get("citations") or ()), citation]
+        case _:
+            _merged(block, {name: each for name, each in delta.items() if name != "type"})
+
+
+def _whole(value: Any) -> Any:
+    """``value`` with everything that grew in its final form."""
+    if isinstance(value, _Pieces):
+        return "".join(value)
+    if isinstance(value, _Numbered):
+        return [_whole(value[place]) for place in sorted(value)]
+    if isinstance(value, dict):
+        pieces = value.pop(_INPUT, None)
+        whole = {name: _whole(each) for name, each in value.items()}
+        return whole if pieces is None else whole | {"input": tool_input("".join(pieces))}
+    return value

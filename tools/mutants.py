@@ -39,7 +39,7 @@ TESTS = {
     "attempt": ("attempt", "attempt_exactly", "empathy_executor"),
     "resilient_executor": EXECUTOR,
     "call": (*EXECUTOR, "call_exactly"),
-    "plan": (*EXECUTOR, "call_exactly", "resilient_executor_repeats"),
+    "plan": (*EXECUTOR, "call_exactly", "plan", "resilient_executor_repeats"),
     "call_stream": EXECUTOR,
 }
 """The modules of ``attune.models``, and the files of tests/unit/models/test_*.py that must notice."""
@@ -60,10 +60,11 @@ EQUIVALENT = frozenset(
         'self._reader: asyncio.Task[object] | None = ""',
         "self._reading.reschedule(1.0)  # wherever it waits: for the head, in a pause, for an event",
         "self._answered = None",
-        "self._plan: deque[ScoredCandidate] = None",
+        "self._left: deque[ScoredCandidate] = None",
         "self._models: dict[str, ModelInfo] = None",
-        "self._left_out_planned = None",
-        "self._last_resort = None",
+        "self._left_out_added = None",
+        "self._too_small = 1",
+        "self.last_resort = None",
     }
 )
 """Lines that mutants put in and that change nothing anybody could see."""

@@ -113,9 +113,9 @@ class Plan:
     def keep_larger(self, window: int, tried: set[Key]) -> None:
         """Plan, of all that fit, the models with a window larger than the one that was too small."""
         self._too_small = window
-        found = {scored[:3]: scored for scored in self._left}
-        found |= {scored[:3]: scored for scored in self._everyone() if scored[:3] not in tried}
-        self._left = deque(scored for scored in found.values() if self._is_larger(scored))
+        known = tried | {scored[:3] for scored in self._left}
+        others = [scored for scored in self._everyone() if scored[:3] not in known]
+        self._left = deque(scored for scored in (*self._left, *others) if self._is_larger(scored))
 
     def add_left_out(self) -> bool:
         """Plan, once, the available candidates that were below a success rate that nobody asked for."""

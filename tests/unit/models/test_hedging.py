@@ -10,6 +10,7 @@ import pytest
 from attune.errors import (
     AllProvidersFailedError,
     CallerError,
+    StreamBrokenError,
     ThrottledError,
     TransientError,
     UnknownNameError,
@@ -133,6 +134,21 @@ async def test_when_one_of_two_fails_the_other_goes_on():
     fleet["b"].then(ThrottledError("too fast", retry_after=30))
     response = await fleet.executor.run(ASK)
     assert (response.provider, len(response.attempts)) == ("a", 2)
+
+
+async def test_the_one_that_won_and_then_broke_is_the_one_that_is_repeated():
+    fleet = await hedged()
+    fleet["a"].then(SLOW)
+    fleet["b"].then(
+        Reply(("half ", "more"), error=StreamBrokenError("cut"), error_after=1, first_content_s=0.1)
+    )
+    response = await fleet.executor.run(ASK)
+    assert [(r.provider, r.error_class) for r in fleet.records] == [
+        ("a", "cancelled"),
+        ("b", "mid_stream"),
+        ("b", ""),
+    ]
+    assert response.text == "one two", "nothing of the broken answer"
 
 
 async def test_when_both_fail_the_call_goes_on_within_its_attempts():

@@ -33,14 +33,15 @@ EXECUTOR = (
 TESTS = {
     "circuit_breaker": ("circuit_breaker",),
     "failure_domains": ("failure_domains",),
-    "budget": ("budget",),
+    "budget": ("budget", "dollars_of_a_call"),
     "retry": ("retry",),
     "fallback": ("fallback",),
     "attempt": ("attempt", "attempt_exactly", "empathy_executor"),
     "resilient_executor": EXECUTOR,
     "call": (*EXECUTOR, "call_exactly"),
     "plan": (*EXECUTOR, "call_exactly", "plan", "resilient_executor_repeats"),
-    "call_stream": EXECUTOR,
+    "race": ("hedging",),
+    "call_stream": (*EXECUTOR, "resilient_executor_repeats"),
 }
 """The modules of ``attune.models``, and the files of tests/unit/models/test_*.py that must notice."""
 

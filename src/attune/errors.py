@@ -299,7 +299,7 @@ class AllProvidersFailedError(AttuneError):
 
     ``attempts`` are the errors in the order in which they happened (``ProviderError`` for
     attempts that were made, ``CircuitOpenError`` for those refused); ``retry_at`` is the soonest
-    time at which a candidate that is refused now may be tried, UTC epoch seconds; ``None`` if none is.
+    time at which a candidate may be tried, UTC epoch seconds; ``None`` if one may be at once, or none ever.
     """
 
     def __init__(

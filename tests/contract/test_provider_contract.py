@@ -34,7 +34,16 @@ from attune.models.executor import (
     ToolCallDelta,
 )
 from attune.models.registry import ModelInfo, ModelTier
-from attune.models.request import ImagePart, LLMRequest, Message, OutputFormat, TextPart, Tool
+from attune.models.request import (
+    ImagePart,
+    LLMRequest,
+    Message,
+    OutputFormat,
+    TextPart,
+    Tool,
+    ToolCallPart,
+    ToolResultPart,
+)
 from attune.models.telemetry import TokenUsage
 from attune.providers import Secret, build_provider
 from attune.providers.local import LocalProvider
@@ -206,6 +215,42 @@ async def test_tools_images_and_json_output_reach_the_provider(
         assert body["tools"][0]["function"]["parameters"] == schema
         assert body["tool_choice"] == "required"
         assert body["response_format"]["json_schema"]["schema"] == schema
+
+
+async def test_a_call_that_a_model_made_with_broken_arguments_can_go_to_any_provider(
+    kind: str, provider: Provider, upstream: FakeUpstream
+) -> None:
+    broken = '{"city": "Rom'
+    turns = (
+        Message.user("weather?"),
+        Message("assistant", (ToolCallPart("c1", "get", broken),)),
+        Message("user", (ToolResultPart("c1", "the arguments are no JSON", is_error=True),)),
+    )
+    assert parsed(await ask(provider, LLMRequest(turns)), EventKind.TERMINAL)
+    body = upstream.received[0].body
+    if kind == "anthropic":
+        given = body["messages"][1]["content"][0]["input"]
+    elif kind == "responses":
+        given = json.loads(body["input"][1]["arguments"])
+    else:
+        given = json.loads(body["messages"][1]["tool_calls"][0]["function"]["arguments"])
+    assert given == {"arguments": broken}
+
+
+_ENDS = {
+    "anthropic": b'data: {"type": "message_stop"}\n\n',
+    "responses": b'data: {"type": "response.failed", "response": {"status": "failed"}}\n\n',
+}
+
+
+@pytest.mark.parametrize("before", [b"", b'data: {"type": "ping"}\n\n'], ids=["alone", "after a ping"])
+async def test_an_end_with_no_answer_before_it_is_a_failure(
+    kind: str, provider: Provider, upstream: FakeUpstream, before: bytes
+) -> None:
+    end = _ENDS.get(kind, b"data: [DONE]\n\n")
+    upstream.then(Answer(body=before + end, content_type="text/event-stream"))
+    with pytest.raises(StreamBrokenError):
+        await ask(provider, STREAM)
 
 
 async def test_a_body_above_a_megabyte_is_sent_whole(provider: Provider, upstream: FakeUpstream) -> None:

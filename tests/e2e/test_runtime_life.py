@@ -362,8 +362,12 @@ def _started(world: World, program: str) -> subprocess.Popen[bytes]:
     # Without the variables that would measure coverage there: that handles SIGTERM itself.
     environ = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     return subprocess.Popen(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", f"{_DEFAULT_SIGNALS}\n{program}"],
         env={**environ, **world.environ},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
+
+
+_DEFAULT_SIGNALS = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)"
+"""Under nohup a program is started with SIGHUP ignored."""

@@ -34,7 +34,7 @@ TITLES = {
     "403": "403, the key may not do that",
     "404": "404, the model does not exist",
     "408": "408, the request took too long",
-    "429-short": "429, to be tried again in 1 s",
+    "429-short": "429 once, to be tried again in 1 s",
     "429-long": "429, to be tried again in an hour",
     "500": "500",
     "503": "503",

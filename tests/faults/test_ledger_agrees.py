@@ -106,6 +106,8 @@ def _fits(row: LLMCallRecord, arrival: Arrival | None) -> bool:
     """Whether the upstream's side of an attempt can be that of the ledger."""
     if arrival is None:
         return row.provider == REFUSING or (_ended_by_us(row) and row.ttft_ms is None)
+    if _never_left(row):
+        return False
     # Any answer may be too late on a busy machine, and any caller may leave.
     classes = CLASSES[arrival.kind] | ({row.error_class} if _ended_by_us(row) else set())
     told = row.usage == TokenUsage(*arrival.bill) if row.success and arrival.kind != "no-usage" else True
@@ -115,6 +117,11 @@ def _fits(row: LLMCallRecord, arrival: Arrival | None) -> bool:
 def _ended_by_us(row: LLMCallRecord) -> bool:
     late = row.error_class in {"transient", "mid_stream"} and not row.error_code and _took_too_long(row)
     return row.error_class == "cancelled" or late
+
+
+def _never_left(row: LLMCallRecord) -> bool:
+    """What is known to have cost nothing although nobody answered it."""
+    return row.cost_nanos == 0 and not row.error_code
 
 
 def _took_too_long(row: LLMCallRecord) -> bool:
@@ -218,7 +225,7 @@ def test_every_other_attempt_is_marked_and_costs_nothing_only_where_nothing_is_b
             continue
         marked[row.cost_status] += 1
         turned_away = row.error_code and arrival is not None and arrival.kind[:1].isdigit()
-        if turned_away or (row.provider == REFUSING and row.error_class == "connection"):
+        if turned_away or _never_left(row) or (row.provider == REFUSING and row.error_class == "connection"):
             assert (row.usage, row.cost_nanos, row.cost_status) == (None, 0, CostStatus.EXACT)
         elif row.cost_status is CostStatus.ESTIMATED:
             assert row.usage is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -82,12 +81,15 @@ async def ping_for_ever(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
     head = await reader.readuntil(b"\r\n\r\n")
     protocol = next(each for each in ("messages", "responses", "chat") if f"/{each}".encode() in head)
     writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
-    with suppress(ConnectionError):
+    try:
         while not writer.is_closing():
             writer.write(PINGS[protocol])
             await writer.drain()
             await asyncio.sleep(LIMIT_S / 10)
-    writer.close()
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -64,7 +64,7 @@ class Answer:
 class Received:
     """A request as it arrived; ``disconnected`` is set when its client goes before the end.
 
-    ``connection`` is the client's port: equal for requests on one connection.
+    ``connection`` is the client's port: equal for requests on one connection. ``raw`` is the body's text.
     """
 
     protocol: Protocol
@@ -73,6 +73,7 @@ class Received:
     body: Any
     at: float
     connection: int
+    raw: bytes = b""
     disconnected: asyncio.Event = field(default_factory=asyncio.Event)
     disconnected_at: float | None = None
     completed: bool = False
@@ -152,6 +153,7 @@ class FakeUpstream:
             body=json.loads(text) if text else None,
             at=time.monotonic(),
             connection=request.transport.get_extra_info("peername")[1],
+            raw=text,
         )
         async with self._arrived:
             self.received.append(seen)

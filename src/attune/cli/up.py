@@ -47,6 +47,7 @@ def cmd_up(args: argparse.Namespace) -> int:
     from attune.config import load
     from attune.gateway.http import is_loopback
     from attune.gateway.log import log_to_stderr
+    from attune.gateway.naming import Names
     from attune.gateway.server import listen, serve
 
     if args.workers != 1:
@@ -59,6 +60,7 @@ def cmd_up(args: argparse.Namespace) -> int:
     port = config.gateway.port if args.port is None else args.port
     if not 1 <= port <= 65_535:
         raise InvalidRequestError(f"--port must be between 1 and 65535, not {port}")
+    Names(config.registry, config.gateway.aliases, config.gateway.rules).check()
     opened = runtime.build(config, on_step=logging.getLogger("attune.gateway").info)
     try:
         keys = bool(opened.store.all_keys())  # once there was one, callers need one
@@ -89,7 +91,8 @@ def cmd_up(args: argparse.Namespace) -> int:
 def _say_ready(config: Config, host: str, port: int, *, keys: bool, as_json: bool) -> None:
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{port}"
-    providers = [provider.name for provider in config.providers]
+    allowed = config.routing.allow_providers
+    providers = [each.name for each in config.providers if allowed is None or each.name in allowed]
     if as_json:
         print_json({"url": url, "providers": providers, "keys": keys})
         sys.stdout.flush()

@@ -15,6 +15,7 @@ __all__ = ["read_gateway"]
 
 _MAX_BODY_MIB = 1024
 _SETS = {"workflow": "workflow", "stage": "stage", "task": "task_type"}
+_PATHS = ("/v1/chat/completions", "/v1/messages", "/v1/responses")
 _FITS = ("path", "user_agent", "model")
 
 
@@ -36,6 +37,8 @@ def _rule(table: Table) -> GatewayRule:
     table.check_keys((*_FITS, *_SETS))
     if "task" in table.values and normalize_task(table.text("task")) not in TASK_TIER_MAP:
         raise table.unknown("task", table.text("task"), TASK_TIER_MAP, "task")
+    if "path" in table.values and table.text("path") not in _PATHS:
+        raise table.unknown("path", table.text("path"), _PATHS, "path")
     fits = {key: table.text(key) for key in _FITS if key in table.values}
     sets = {field: table.text(key) for key, field in _SETS.items() if key in table.values}
     return GatewayRule(**fits, sets=MappingProxyType(sets))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
+from dataclasses import replace
+from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attune.accounts import AccountError
@@ -13,8 +15,9 @@ from attune.gateway.http import ClientGoneError, HTTPError, head, send_answer
 from attune.models.executor import EventKind
 from attune.models.request import ExecutionContext
 from attune.models.tasks import REALTIME_REQUIRED_TASKS, normalize_task
-from attune.wire.carrying import carried
+from attune.wire.carrying import carried, only_here
 from attune.wire.doors import AnswerHead
+from attune.wire.whole_body import WholeBody
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from attune.gateway.http import Request
     from attune.gateway.naming import Names
     from attune.models.executor import LLMResponse
-    from attune.models.request import LLMRequest
+    from attune.models.request import LLMRequest, Source
     from attune.runtime import Runtime
     from attune.wire.door_errors import ErrorAnswer
     from attune.wire.doors import Door
@@ -45,13 +48,25 @@ _log = logging.getLogger("attune.gateway")
 
 
 class Prepared(NamedTuple):
-    """A request that was let in."""
+    """A request that was let in. What it was counted with for its key's rate stays counted, unless it is
+    known what was used.
+    """
 
     request: LLMRequest
     context: ExecutionContext
     admission: Admission | None
     budget: KeyBudget | None
     dropped: tuple[str, ...]
+
+    def used(self, response: LLMResponse) -> None:
+        """Count the tokens of the answer."""
+        if self.admission is not None and response.usage is not None:
+            self.admission.settle(response.usage.input_tokens + response.usage.output_tokens)
+
+    def unused(self) -> None:
+        """Count no tokens: nothing was answered."""
+        if self.admission is not None:
+            self.admission.settle(0)
 
 
 class Answering:
@@ -88,6 +103,8 @@ class Answering:
         try:
             if prepared.request.stream:
                 return await self._stream(door, prepared, send)
+            if only_here(_source(prepared.request)):
+                return await self._relay_whole(door, prepared, send)
             return await self._whole(door, prepared, send)
         except asyncio.CancelledError:
             if not gone.done() or gone.cancelled():
@@ -109,6 +126,7 @@ class Answering:
             model, asked = door.read(body, request.headers)
         fields = {**self._names.purpose(request, model), **self._names.meaning(model)}
         allowed, dropped = self._carriers(asked, fields.get("model"))
+        asked = _at_most(asked, self._names.most_output(fields, allowed))
         if account is not None:
             fields |= self._scope(account, fields) | {"account": account.id}
             allowed = allowed if account.allowed_providers is None else allowed & account.allowed_providers
@@ -125,14 +143,14 @@ class Answering:
 
         Raises ``InvalidRequestError`` that names what no enrolled provider of ``model`` can be asked.
         """
-        source = asked.source
-        assert source is not None  # a door gives it
+        source = _source(asked)
         able: set[str] = set()
         dropped: dict[str, None] = {}
         refusal: InvalidRequestError | None = None
         serving = self._speaks.keys() if model is None else self._names.providers_of(model)
-        for provider in serving & self._speaks.keys():
-            protocol = self._speaks[provider]
+        for provider, protocol in self._speaks.items():
+            if provider not in serving:
+                continue
             try:
                 dropped |= dict.fromkeys(carried(source, protocol).dropped)
             except InvalidRequestError as error:
@@ -159,16 +177,40 @@ class Answering:
     # -- the call --------------------------------------------------------------------------------
 
     async def _whole(self, door: Door, prepared: Prepared, send: Callable[[Any], Awaitable[None]]) -> int:
-        runtime = self._runtime
-        response: LLMResponse | None = None
         try:
-            response = await runtime.run(prepared.request, prepared.context, cap=prepared.budget)
+            response = await self._runtime.run(prepared.request, prepared.context, cap=prepared.budget)
         except AttuneError as error:
+            prepared.unused()
             return await self._refuse(door, error, send)
-        finally:
-            _settle(prepared, response)
+        prepared.used(response)
         told = AnswerHead(response.call_id, response.model_id, response.provider, int(self._clock.time()))
         relays = self._speaks.get(response.provider) == door.protocol
+        body = door.body(response, prepared.request, told, relays=relays)
+        await send_answer(send, 200, body, headers=self._told(prepared, response))
+        return 200
+
+    async def _relay_whole(
+        self, door: Door, prepared: Prepared, send: Callable[[Any], Awaitable[None]]
+    ) -> int:
+        """One body for what only the door's own protocol can ask, and so only its providers answer."""
+        events = self._runtime.stream(prepared.request, prepared.context, cap=prepared.budget)
+        body = WholeBody(door.protocol)
+        try:
+            async with events:
+                async for event in events:
+                    body.feed(event)
+        except AttuneError as error:
+            if events.candidate is None:
+                prepared.unused()
+            return await self._refuse(door, error, send, call_id=events.call_id)
+        response = events.response
+        assert response is not None  # it has ended without an error
+        prepared.used(response)
+        await send_answer(send, 200, body.finish(), headers=self._told(prepared, response))
+        return 200
+
+    def _told(self, prepared: Prepared, response: LLMResponse) -> dict[str, str]:
+        """What the headers of a whole answer say of it."""
         headers = {
             "x-attune-call-id": response.call_id,
             "x-attune-model": f"{response.provider}/{response.model_id}",
@@ -178,9 +220,7 @@ class Answering:
             headers["x-attune-decision"] = _line(response.decision.reason)
         if response.cost_usd is not None:
             headers["x-attune-cost-usd"] = f"{response.cost_usd:.9f}"
-        body = door.body(response, prepared.request, told, relays=relays)
-        await send_answer(send, 200, body, headers=headers)
-        return 200
+        return headers
 
     async def _stream(self, door: Door, prepared: Prepared, send: Callable[[Any], Awaitable[None]]) -> int:
         runtime = self._runtime
@@ -194,21 +234,22 @@ class Answering:
                     else:
                         await answer.write(event)
         except AttuneError as error:
+            if events.candidate is None:
+                prepared.unused()
             if not answer.begun:
                 return await self._refuse(door, error, send, call_id=events.call_id)
             await answer.end(door.error_event(error, now=self._clock.time(), call_id=events.call_id))
             return 200
-        finally:
-            _settle(prepared, events.response)
+        if events.response is not None:
+            prepared.used(events.response)
         await answer.end(b"")
         return 200
 
     def _left_out(self, prepared: Prepared, provider: str) -> dict[str, str]:
-        source = prepared.request.source
-        protocol = self._speaks.get(provider)
-        if not prepared.dropped or source is None or protocol is None or protocol == source.protocol:
+        if not prepared.dropped:
             return {}
-        return {"x-attune-dropped": _line(", ".join(carried(source, protocol).dropped))}
+        dropped = carried(_source(prepared.request), self._speaks[provider]).dropped
+        return {"x-attune-dropped": _line(", ".join(dropped))} if dropped else {}
 
     async def _refuse(
         self,
@@ -295,7 +336,12 @@ def refusal(
 ) -> ErrorAnswer:
     """The answer that refuses a request, in the shape of the door's protocol."""
     status = error.status if isinstance(error, AccountError | HTTPError) else None
-    return door.error(error, now=now, status=status, call_id=call_id, speaks=speaks or {})
+    answer = door.error(error, now=now, status=status, call_id=call_id, speaks=speaks or {})
+    if isinstance(error, HTTPError):
+        return answer._replace(headers={**answer.headers, **error.headers})
+    if isinstance(error, AccountError) and error.retry_after is not None:
+        return answer._replace(headers={"retry-after": str(max(1, ceil(error.retry_after)))})
+    return answer
 
 
 async def _cancel_when_gone(request: Request, task: asyncio.Task[Any]) -> None:
@@ -303,14 +349,16 @@ async def _cancel_when_gone(request: Request, task: asyncio.Task[Any]) -> None:
     task.cancel()
 
 
-def _settle(prepared: Prepared, response: LLMResponse | None) -> None:
-    """Count the tokens that were used; a call that was not answered used none that anybody knows of."""
-    if prepared.admission is None:
-        return
-    usage = None if response is None else response.usage
-    unknown = response is not None and usage is None
-    tokens = 0 if usage is None else usage.input_tokens + usage.output_tokens
-    prepared.admission.settle(None if unknown else tokens)
+def _at_most(request: LLMRequest, tokens: int | None) -> LLMRequest:
+    """The request with a limit that can be kept: clients ask for more than a model can give, and mean all."""
+    if tokens is None or (request.max_output_tokens or 0) <= tokens:
+        return request
+    return replace(request, max_output_tokens=tokens)
+
+
+def _source(request: LLMRequest) -> Source:
+    assert request.source is not None  # a door gives it
+    return request.source
 
 
 def _line(text: str) -> str:

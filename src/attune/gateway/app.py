@@ -13,6 +13,7 @@ from attune.gateway.naming import Names
 from attune.gateway.operations import Operations
 from attune.wire.chat_door import ChatDoor
 from attune.wire.messages_door import MessagesDoor
+from attune.wire.redaction import one_line
 from attune.wire.responses_door import ResponsesDoor
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ DOORS: Mapping[str, Door] = {
 _READS = ("/v1/models", "/v1/attune/decisions", "/metrics")
 _WRITES = ("/v1/messages/count_tokens", "/v1/attune/outcomes")
 _OPEN = ("/health", "/ready")
-_METHODS = {method: method for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
 _GONE = 499
 """What the log says of a request whose client went away."""
 
@@ -58,7 +58,12 @@ class Gateway:
         self._clock = clock
         self._loopback = loopback
         names = Names(runtime.config.registry, config.aliases, config.rules)
-        speaks = {each.name: each.speaks for each in runtime.config.providers}
+        allowed = runtime.config.routing.allow_providers
+        speaks = {
+            each.name: each.speaks
+            for each in runtime.config.providers
+            if allowed is None or each.name in allowed
+        }
         self._answering = Answering(
             runtime,
             names,
@@ -67,7 +72,7 @@ class Gateway:
             max_body_bytes=config.max_body_mib * 1024 * 1024,
             speaks=speaks,
         )
-        self.operations = Operations(runtime, names, gatekeeper, clock=clock)
+        self.operations = Operations(runtime, names, gatekeeper, providers=frozenset(speaks))
 
     async def __call__(
         self,
@@ -94,7 +99,7 @@ class Gateway:
         self.operations.count(_known(request.path), status, seconds)
         _log.info(
             {
-                "method": _METHODS.get(request.method, "other"),
+                "method": request.method,
                 "path": _known(request.path),
                 "status": status,
                 "ms": round(seconds * 1000, 1),
@@ -136,16 +141,20 @@ class Gateway:
         """
         host = _host(request.header("host"))
         if not is_loopback(host):
-            raise HTTPError(403, f"without keys only this machine is answered, not as {host[:60]!r}")
+            raise HTTPError(
+                403, f"without keys only this machine is answered, not as {one_line(host)[:60]!r}"
+            )
         if origin := request.header("origin"):
-            raise HTTPError(403, f"without keys web pages are not answered ({origin[:60]!r}); make a key")
+            raise HTTPError(
+                403, f"without keys web pages are not answered ({one_line(origin)[:60]!r}); make a key"
+            )
 
     def _check_route(self, request: Request, account: Account | None) -> None:
         path, posts = request.path, request.path in DOORS or request.path in _WRITES
         reads = any(path == each or path.startswith(f"{each}/") for each in _READS)
         if not posts and not reads:
             known = [*DOORS, *_READS, *_WRITES, *_OPEN]
-            raise HTTPError(404, str(UnknownNameError("path", path, known)))
+            raise HTTPError(404, str(UnknownNameError("path", one_line(path), known)))
         if account is not None:
             account.check(route=path)
         _check_method(request, "POST" if posts else "GET")
@@ -170,7 +179,7 @@ class _Sent:
 def _check_method(request: Request, method: str) -> None:
     if request.method != method and (method, request.method) != ("GET", "HEAD"):
         raise HTTPError(
-            405, f"{request.path} takes {method}, not {request.method[:20]}", headers={"allow": method}
+            405, f"{_known(request.path)} takes {method}, not {request.method}", headers={"allow": method}
         )
 
 

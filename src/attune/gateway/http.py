@@ -47,7 +47,9 @@ class Request:
     def headers(self) -> dict[str, str]:
         """All headers; of several with one name the last."""
         if self._headers is None:
-            self._headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self.raw_headers}
+            self._headers = {
+                name.decode("latin-1"): value.decode("latin-1") for name, value in self.raw_headers
+            }
         return self._headers
 
     def header(self, name: str) -> str:

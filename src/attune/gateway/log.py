@@ -15,7 +15,7 @@ __all__ = ["JSONLines", "log_to_stderr"]
 
 
 class JSONLines(logging.Formatter):
-    """Writes a record as one line. A message that is a ``dict`` gives its own fields, any other a ``message``."""
+    """Writes a record as one line: the fields of a message that is a ``dict``, any other as ``message``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See ``logging.Formatter``."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from attune.errors import InvalidRequestError, UnknownNameError
+from attune.errors import ConfigError, InvalidRequestError, UnknownNameError
 from attune.models.registry import ModelTier
-from attune.models.tasks import TASK_TIER_MAP, normalize_task
+from attune.models.tasks import TASK_TIER_MAP, get_tier_for_task, normalize_task
+from attune.wire.redaction import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from attune.config.settings import GatewayRule
     from attune.gateway.http import Request
@@ -31,11 +32,10 @@ class Names(NamedTuple):
     aliases: Mapping[str, str]
     rules: Sequence[GatewayRule]
 
-    @property
-    def listed(self) -> tuple[str, ...]:
-        """Every name that a client may choose, but those of single models and tasks."""
-        tiers = (f"{PREFIX}{tier.value}" for tier in ModelTier)
-        return ("auto", *tiers, *self.aliases)
+    def listed(self, tiers: Container[str] | None = None) -> tuple[str, ...]:
+        """Every name that a client may choose, but models and tasks; of tiers only ``tiers``."""
+        named = (f"{PREFIX}{tier.value}" for tier in ModelTier if tiers is None or tier.value in tiers)
+        return ("auto", *named, *self.aliases)
 
     def meaning(self, name: str) -> dict[str, Any]:
         """The fields of the call that a model's name stands for. Raises ``UnknownNameError``."""
@@ -49,13 +49,32 @@ class Names(NamedTuple):
             if normalize_task(wanted) in TASK_TIER_MAP:
                 return {"task_type": normalize_task(wanted)}
             known = [f"{PREFIX}{each}" for each in (*(tier.value for tier in ModelTier), *TASK_TIER_MAP)]
-            raise UnknownNameError("model", name, [*AUTO, *known])
+            raise UnknownNameError("model", one_line(name), [*AUTO, *known])
         try:
             self.registry.find(name)
         except UnknownNameError:
             labels = [each for model in self.registry.models for each in (model.id, model.label)]
-            raise UnknownNameError("model", name, [*labels, *self.listed]) from None
+            raise UnknownNameError("model", one_line(name), [*labels, *self.listed()]) from None
         return {"model": name}
+
+    def most_output(self, fields: Mapping[str, Any], providers: Container[str]) -> int | None:
+        """The most tokens that a model meant by the call can answer; ``None`` if that is not known."""
+        if named := fields.get("model"):
+            models = self.registry.find(named)
+        else:
+            models = self.registry.in_tier(
+                fields.get("tier") or get_tier_for_task(fields.get("task_type") or "")
+            )
+        limits = [each.max_output_tokens for each in models if each.provider in providers]
+        return max(limits) if limits and all(limits) else None
+
+    def check(self) -> None:
+        """Raise ``ConfigError`` for an alias that stands for nothing."""
+        for alias, name in self.aliases.items():
+            try:
+                self._replace(aliases={}).meaning(name)
+            except UnknownNameError as error:
+                raise ConfigError(f"[gateway.aliases] {one_line(alias)!r}: {error}") from None
 
     def providers_of(self, model: str) -> frozenset[str]:
         """The providers that have a model. Raises ``UnknownNameError``."""
@@ -93,5 +112,5 @@ def _number(header: str, text: str) -> float:
     except ValueError:
         value = float("nan")
     if not isfinite(value) or value < 0:
-        raise InvalidRequestError(f"the header {header} must be a number, not {text[:40]!r}")
+        raise InvalidRequestError(f"the header {header} must be a number, not {one_line(text)[:40]!r}")
     return value

@@ -13,12 +13,12 @@ from attune.errors import InvalidRequestError, StoreError, UnknownNameError
 from attune.gateway.http import HTTPError, send_answer
 from attune.tokens import count_request
 from attune.wire.messages_door import MessagesDoor
+from attune.wire.redaction import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from attune.accounts import Account, Gatekeeper
-    from attune.clock import Clock
     from attune.gateway.http import Request
     from attune.gateway.naming import Names
     from attune.models.telemetry import LLMCallRecord
@@ -40,13 +40,18 @@ class Outcome(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Operations:
-    """The paths beside the doors. Labels of metrics are of the catalog and of paths, never a client's."""
+    """The paths beside the doors. ``providers`` may be used.
 
-    def __init__(self, runtime: Runtime, names: Names, gatekeeper: Gatekeeper, *, clock: Clock) -> None:
+    Labels of metrics are of the catalog and of paths, never a client's.
+    """
+
+    def __init__(
+        self, runtime: Runtime, names: Names, gatekeeper: Gatekeeper, *, providers: frozenset[str]
+    ) -> None:
         self._runtime = runtime
         self._names = names
         self._gatekeeper = gatekeeper
-        self._clock = clock
+        self._providers = providers
         self._messages = MessagesDoor()
         self._metrics = CollectorRegistry()
         self._requests = Counter(
@@ -97,7 +102,7 @@ class Operations:
 
     def _unready(self) -> list[str]:
         why = []
-        if not self._runtime.config.providers:
+        if not self._providers:
             why.append("no provider is enrolled; set a key such as ANTHROPIC_API_KEY, or add a provider")
         if self._gatekeeper.last_error is not None:
             why.append("the keys cannot be read")
@@ -126,19 +131,19 @@ class Operations:
         return 200
 
     def _models(self, request: Request, account: Account | None) -> object:
-        enrolled = {each.name for each in self._runtime.config.providers}
         models = [
             model
             for model in self._names.registry.models
-            if model.provider in enrolled and (account is None or account.allows_model(model))
+            if model.provider in self._providers and (account is None or account.allows_model(model))
         ]
-        ids = [*self._names.listed, *(model.label for model in models)]
+        tiers = None if account is None else {model.tier for model in models}
+        ids = [*self._names.listed(tiers), *(model.label for model in models)]
         wanted = request.path.removeprefix("/v1/models").strip("/")
         anthropic = bool(request.header("anthropic-version"))
         entries = [_anthropic_model(each) if anthropic else _openai_model(each) for each in ids]
         if wanted:
             if wanted not in ids:
-                raise HTTPError(404, str(UnknownNameError("model", wanted, ids)))
+                raise HTTPError(404, str(UnknownNameError("model", one_line(wanted), ids)))
             return entries[ids.index(wanted)]
         if anthropic:
             return {"data": entries, "has_more": False, "first_id": ids[0], "last_id": ids[-1]}
@@ -171,7 +176,7 @@ class Operations:
         decision = await asyncio.to_thread(store.decision, call_id)
         attempts = await asyncio.to_thread(store.attempts, call_id)
         if decision is None:
-            raise HTTPError(404, f"no decision of the call {call_id[:60]!r} is known")
+            raise HTTPError(404, f"no decision of the call {one_line(call_id)[:60]!r} is known")
         return {
             "decision": _as_object(decision),
             "attempts": [_as_object(attempt) for attempt in attempts],
@@ -186,7 +191,7 @@ class Operations:
             raise HTTPError(503, str(error)) from None
         whose = dict(decision.features).get("account", "") if decision is not None else None
         if whose is None or (account is not None and whose != account.id):
-            raise HTTPError(404, f"the call {call_id[:60]!r} is not known to this key")
+            raise HTTPError(404, f"the call {one_line(call_id)[:60]!r} is not known to this key")
 
 
 def _with_limit(body: bytes) -> bytes:

@@ -15,7 +15,7 @@ from attune.models.performance import (
     wilson_bounds,
 )
 from attune.models.registry import ModelRegistry, ModelTier
-from attune.models.request import DEFAULT_MIN_SUCCESS_RATE, RouteRequest, check_providers
+from attune.models.request import DEFAULT_MIN_SUCCESS_RATE, UNDERESTIMATED, RouteRequest, check_providers
 from attune.models.route_decision import Option, RouteDecision, TierUpgrade
 from attune.models.routing_stats import RoutingStats, routing_stats
 from attune.models.tasks import REALTIME_REQUIRED_TASKS, TASK_TIER_MAP, normalize_task
@@ -52,11 +52,6 @@ UPGRADE_Z = 2.326
 FLOOR_Z = 1.282
 """One-sided 90 %: how sure a success rate of fewer than ``ENOUGH_SAMPLES`` calls must be below the minimum
 for its candidate to be dropped. Dropped, it gets no calls that could clear it.
-"""
-
-UNDERESTIMATED = 1.5
-"""By how much the estimate of a prompt (bytes / 4) may be too low, for code and for languages whose
-characters take several bytes: where that would not fit, candidates with a larger window come first.
 """
 
 _TIERS = tuple(ModelTier)

@@ -65,7 +65,7 @@ RESERVED_OUTPUT_TOKENS = 4096
 
 class AttemptSpec(NamedTuple):
     """What an attempt is part of: the ids, the place in the call, what the call is for, whether it is at what
-    the decision chose, and what it is predicted to cost in USD.
+    the decision chose, and the nano-dollars of the call's budget that are held for it.
     """
 
     call_id: str
@@ -73,7 +73,15 @@ class AttemptSpec(NamedTuple):
     position: int
     context: ExecutionContext
     chosen_by_policy: bool = True
-    predicted_usd: float | None = None
+    held_nanos: int = 0
+
+
+class _Limit(NamedTuple):
+    """What is waited for, the seconds that it may take in all, and those that are left of them."""
+
+    waited_for: str
+    seconds: float
+    left_s: float
 
 
 class AttemptRunner:
@@ -194,6 +202,8 @@ class Attempt:
         self._stream: ProviderStream | None = None
         self.started = runner.clock.monotonic()
         self._started_at = runner.clock.time()
+        self._waited_s = 0.0
+        self._sent = False
         self._answered = False
         self._first_content_ms: float | None = None
         self.candidate = candidate
@@ -211,8 +221,11 @@ class Attempt:
         try:
             event = await self._next()
         except ProviderError as error:
-            await self._end(error)
-            raise
+            failure = self._after_content(error)
+            await self._end(failure)
+            if failure is error:
+                raise
+            raise failure from error
         except BaseException as reason:
             await self._end(None, reason)
             raise
@@ -244,41 +257,62 @@ class Attempt:
     # -- the stream ------------------------------------------------------------------------------
 
     async def _next(self) -> StreamEvent:
-        limit: tuple[str, float] | None = None
+        began = self._runner.clock.monotonic()
         try:
             step = Eager(self._step())
             if step.done:  # as most are: an event that came together with the one before it
                 return step.result
-            limit = self._limit()
-            async with asyncio.timeout(limit[1]):
+            async with asyncio.timeout(self._limit().left_s):
                 return await step
         except TimeoutError:
-            raise self._late(*(limit or self._limit())) from None
+            raise self._late(self._limit()) from None
         except StopAsyncIteration:
             raise self._failure(StreamBrokenError, "the answer ended before its terminal event") from None
+        finally:
+            self._waited_s += self._runner.clock.monotonic() - began
 
     async def _step(self) -> StreamEvent:
         if self._stream is None:
-            self._stream = await self._provider.open(self._request, self.model, self._budget)
+            self._sent = True
+            try:
+                self._stream = await self._provider.open(self._request, self.model, self._budget)
+            except asyncio.CancelledError as stopped:  # by the caller, or by a time limit
+                self._sent = getattr(stopped, "sent", True)
+                raise
             self._answered = True
         return await self._stream.__anext__()
 
-    def _limit(self) -> tuple[str, float]:
-        """What is waited for, and the seconds it may take."""
+    def _limit(self) -> _Limit:
+        """The limit that ends next. Only waiting counts: a reader may take its time between two events."""
         budget = self._budget
-        left = max(0.0, budget.total_s - (self._runner.clock.monotonic() - self.started))
+        total_left = budget.total_s - self._waited_s
         if not self._request.stream:
-            return "its answer", left  # which comes all at once
+            return _Limit("its answer", budget.total_s, total_left)  # which comes all at once
         if self._first_content_ms is None:
-            spent = self._runner.clock.monotonic() - self.started
-            waited_for, limit = "its first content", max(0.0, budget.first_content_s - spent)
+            left = budget.first_content_s - self._waited_s
+            limit = _Limit("its first content", budget.first_content_s, left)
         else:
-            waited_for, limit = "the next event", budget.idle_s
-        return (waited_for, limit) if limit <= left else ("its end", left)
+            limit = _Limit("the next event", budget.idle_s, budget.idle_s)
+        return limit if limit.left_s <= total_left else _Limit("its end", budget.total_s, total_left)
 
-    def _late(self, waited_for: str, limit: float) -> ProviderError:
+    def _late(self, limit: _Limit) -> ProviderError:
         kind = StreamBrokenError if self.fold.began else TransientError
-        return self._failure(kind, f"{self.candidate} timed out after {limit:.1f} s waiting for {waited_for}")
+        message = f"{self.candidate} timed out after {limit.seconds:.1f} s waiting for {limit.waited_for}"
+        return self._failure(kind, message)
+
+    def _after_content(self, error: ProviderError) -> ProviderError:
+        """The error, or what it is once content has come: whatever the provider's reason, a broken answer."""
+        if not self.fold.began or error.error_class in _SAME_AFTER_CONTENT:
+            return error
+        return StreamBrokenError(
+            str(error),
+            status=error.status,
+            code=error.code,
+            retry_after=error.retry_after,
+            body=error.body,
+            provider=error.provider,
+            model=error.model,
+        )
 
     def _failure(self, kind: type[ProviderError], message: str) -> ProviderError:
         return kind(message, provider=self.candidate.provider, model=self.candidate.model_id)
@@ -364,14 +398,14 @@ class Attempt:
     ) -> tuple[TokenUsage | None, int | None, CostStatus]:
         """Tokens and cost: reported, estimated from what came, nothing, or unknown.
 
-        A request that was answered with an error status, or never reached the provider, is not
-        billed. One that was cut off without a word of its usage is unknown: it may have been.
+        A request that was answered with an error status, or never left as a whole, is not billed.
+        One that was cut off without a word of its usage is unknown: it may have been.
         """
         usage, prices = self.fold.usage, self.model.prices
         if usage is not None and not _credible(usage, self.model):
             usage = None
         reported = usage is not None
-        if not reported and not self._answered and error is not None and _not_billed(error):
+        if not self._answered and (not self._sent or (error is not None and _not_billed(error))):
             return None, 0, CostStatus.EXACT
         if not complete and reported and usage is not None:
             if self.fold.usage_is_behind:
@@ -392,6 +426,12 @@ def _credible(usage: TokenUsage, model: ModelInfo) -> bool:
     """Whether a reported usage can be: with room for a catalog that is behind the provider."""
     longest = INCREDIBLE * max(model.context_window, model.max_output_tokens)
     return min(usage) >= 0 and max(usage) <= longest
+
+
+_SAME_AFTER_CONTENT = frozenset(
+    {ErrorClass.MID_STREAM, ErrorClass.CONTEXT, ErrorClass.REFUSAL, ErrorClass.CALLER}
+)
+"""The classes that an error keeps after content: the broken answer, and those that nobody is blamed for."""
 
 
 def _not_billed(error: ProviderError) -> bool:

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from attune.errors import BudgetExhaustedError, InvalidRequestError
 from attune.models.executor import AttemptBudget
-from attune.models.telemetry import NANOS_PER_USD
+from attune.models.prices import cost_nanos
+from attune.models.telemetry import NANOS_PER_USD, TokenUsage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from attune.models.prices import PriceSchedule
 
 __all__ = ["DEFAULT_TIME_LIMITS", "CallBudget", "CallLimits", "RetryBucket", "TimeLimits"]
 
@@ -59,6 +62,15 @@ class CallLimits(NamedTuple):
         )
 
 
+class Hold(NamedTuple):
+    """What is set aside of a budget for one attempt, and the longest answer that it pays for, in tokens;
+    ``None`` for any.
+    """
+
+    nanos: int
+    longest: int | None
+
+
 class CallBudget:
     """One call's time, attempts and dollars. Times are monotonic seconds, given by the caller.
 
@@ -79,6 +91,7 @@ class CallBudget:
         self.deadline = now + (limits.deadline_s if deadline_s is None else deadline_s)
         self.attempts = 0
         self.spent_nanos = 0
+        self._held_nanos = 0
         self._max_nanos = None if budget_usd is None else round(budget_usd * NANOS_PER_USD)
 
     def remaining_s(self, now: float) -> float:
@@ -96,7 +109,31 @@ class CallBudget:
             return True
         if predicted_usd is None:
             return False
-        return self.spent_nanos + predicted_usd * NANOS_PER_USD <= self._max_nanos
+        return self.spent_nanos + self._held_nanos + predicted_usd * NANOS_PER_USD <= self._max_nanos
+
+    def hold(self, prices: PriceSchedule | None, input_tokens: int, longest: int, at: float) -> Hold:
+        """Set aside what an attempt can cost at most, and find out how long its answer may be for that.
+
+        ``longest`` is the answer's limit without a budget, in tokens; ``at`` is UTC epoch seconds. Raises
+        ``BudgetExhaustedError`` when not one token of an answer can be paid for.
+        """
+        if self._max_nanos is None:
+            return Hold(0, None)
+        if prices is None:
+            raise BudgetExhaustedError(
+                "cost", "its price is unknown, so it cannot be held to the call's budget"
+            )
+        left = self._max_nanos - self.spent_nanos - self._held_nanos
+        prompt = cost_nanos(TokenUsage(input_tokens), prices, at)
+        whole = cost_nanos(TokenUsage(input_tokens, longest), prices, at)
+        if whole > left:
+            longest = max(0, left - prompt) * longest // (whole - prompt)
+        if longest < 1 or prompt > left:
+            dollars = self._max_nanos / NANOS_PER_USD
+            raise BudgetExhaustedError("cost", f"it would pass the call's budget of ${dollars:g}")
+        nanos = cost_nanos(TokenUsage(input_tokens, longest), prices, at)
+        self._held_nanos += nanos
+        return Hold(nanos, longest)
 
     def start_attempt(self, now: float, tier: str) -> AttemptBudget:
         """Count an attempt at a model of a tier; returns its time limits. Raises ``BudgetExhaustedError``."""
@@ -114,10 +151,12 @@ class CallBudget:
             total_s=min(times.total_s, remaining),
         )
 
-    def spend(self, cost_nanos: int | None, predicted_usd: float | None = None) -> None:
-        """Count what an attempt cost. One of unknown cost counts as predicted: it may have been billed."""
-        predicted = round((predicted_usd or 0.0) * NANOS_PER_USD)
-        self.spent_nanos += predicted if cost_nanos is None else cost_nanos
+    def spend(self, nanos: int | None, held_nanos: int = 0) -> None:
+        """Count what an attempt cost, in place of what was held for it. One of unknown cost counts as all of
+        that: it may have been billed.
+        """
+        self._held_nanos -= held_nanos
+        self.spent_nanos += held_nanos if nanos is None else nanos
 
 
 class RetryBucket:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from math import ceil
 from typing import TYPE_CHECKING
 
 from attune.errors import (
@@ -23,9 +24,11 @@ from attune.errors import (
 from attune.models.attempt import AttemptSpec
 from attune.models.budget import CallBudget
 from attune.models.empathy_executor import response_of
+from attune.models.executor import AttemptBudget
 from attune.models.hedging import parse_hedge
 from attune.models.plan import Plan, candidate_of
 from attune.models.race import first_events, race
+from attune.models.request import UNDERESTIMATED
 from attune.models.route_decision import unmade_decision
 from attune.models.tasks import normalize_task
 from attune.models.telemetry import CostStatus
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from attune.models.attempt import Attempt
     from attune.models.candidate import Candidate
     from attune.models.executor import AttemptSummary, LLMResponse, StreamEvent
+    from attune.models.registry import ModelInfo
     from attune.models.request import ExecutionContext, LLMRequest
     from attune.models.resilient_executor import ResilientExecutor
     from attune.models.route_decision import RouteDecision
@@ -103,7 +107,7 @@ class Call:
             else:
                 attempt, beginning = await race(
                     attempt,
-                    timer=self._clock.sleep(after_s),
+                    timer=partial(self._clock.sleep, after_s),
                     second=partial(self._start_second, attempt, after_s),
                     lost=self._lost,
                 )
@@ -200,7 +204,7 @@ class Call:
         self._made[attempt.spec.position] = attempt.summary()
         record = attempt.record
         if record is not None:
-            self._budget.spend(record.cost_nanos, attempt.spec.predicted_usd)
+            self._budget.spend(record.cost_nanos, attempt.spec.held_nanos)
             self._cost_status = max(self._cost_status, record.cost_status, key=_COST_STATUSES.index)
             if record.ttft_ms is not None:
                 self._learn_first_content(record, record.ttft_ms)
@@ -217,14 +221,13 @@ class Call:
 
     async def _start_second(self, first: Attempt, after_s: float) -> Attempt | None:
         """Start the next candidate beside one that is slow; ``None`` when none may be."""
-        in_flight = first.spec.predicted_usd or 0.0
         slow = first.candidate
         others = sorted(
             self._plan.after_head, key=lambda s: (s.provider == slow.provider) + (s[:2] == slow[:2])
         )
         for scored in others:  # what shares least with the slow one comes first
-            candidate, cost = candidate_of(scored), scored.predicted_cost_usd
-            if not self._budget.affords(None if cost is None else cost + in_flight):
+            candidate = candidate_of(scored)
+            if not self._budget.affords(scored.predicted_cost_usd):
                 continue
             if self._budget.attempts_left < 1 or self._runner.domains.refusal(candidate) is not None:
                 continue
@@ -232,8 +235,8 @@ class Call:
                 return None
             try:
                 second = await self._start(scored)
-            except (CircuitOpenError, ProviderError, BudgetExhaustedError):
-                return None
+            except AttuneError:
+                return None  # the first one goes on, whatever stands in the way of the second
             self._say(f"{first.candidate.label}: nothing after {after_s:.2f} s; {candidate.label} beside it")
             return second
         return None
@@ -249,6 +252,10 @@ class Call:
             return
         self._errors.append(error)
         self._plan.drop(attempt.candidate, throttled=error.error_class is ErrorClass.THROTTLED)
+        if error.error_class is ErrorClass.CONTEXT:
+            self._plan.keep_larger(attempt.model.context_window, self._tried())
+        else:
+            self._plan.put_last(attempt.candidate, error)
         self._say(_named(attempt.candidate, error))
 
     def _learn_first_content(self, record: LLMCallRecord, ms: float) -> None:
@@ -272,32 +279,60 @@ class Call:
             self._executor.record_decision(decision)
 
     async def _start(self, scored: ScoredCandidate) -> Attempt:
-        candidate, position = candidate_of(scored), self._budget.attempts
-        limits = self._budget.start_attempt(self._clock.monotonic(), scored.tier)
+        """Start an attempt, with everything that it needs set aside. What cannot be is raised, and then
+        nothing is held and no attempt counted.
+        """
+        candidate, model = candidate_of(scored), self._plan.model_of(scored)
+        request, held = self._within_budget(model)
+        try:
+            left = AttemptBudget(total_s=self._budget.remaining_s(self._clock.monotonic()))
+            reservation = await self._runner.reserve(model, request, left, self._cap)
+        except BaseException:
+            self._budget.spend(0, held)
+            raise
+        try:
+            limits = self._budget.start_attempt(self._clock.monotonic(), scored.tier)
+        except BudgetExhaustedError:
+            self._budget.spend(0, held)
+            if reservation is not None:
+                reservation.settle(0)
+            raise
+        position = self._budget.attempts - 1
         chosen = not position and self.decision is not None and candidate == self.decision.candidate
-        spec = AttemptSpec(
-            self._id, self._id, position, self._context, chosen, predicted_usd=scored.predicted_cost_usd
-        )
-        model = self._plan.model_of(scored)
+        spec = AttemptSpec(self._id, self._id, position, self._context, chosen, held_nanos=held)
         try:
             attempt = self._runner.start(
                 candidate,
                 model,
-                self._request,
+                request,
                 limits,
                 spec,
-                reservation=await self._runner.reserve(model, self._request, limits, self._cap),
+                reservation=reservation,
                 last_resort=self._plan.last_resort,
             )
         except AttuneError:
             self._budget.attempts -= 1  # a refused permit is not an attempt
+            self._budget.spend(0, held)
             raise
         self._open.append(attempt)
         return attempt
 
+    def _within_budget(self, model: ModelInfo) -> tuple[LLMRequest, int]:
+        """The request with an answer no longer than the call's dollars pay for, and what is held of them."""
+        request = self._request
+        if self._context.budget_usd is None:
+            return request, 0
+        tokens = ceil(request.estimated_input_tokens() * UNDERESTIMATED)
+        longest = min(request.max_output_tokens or model.max_output_tokens, model.max_output_tokens)
+        try:
+            hold = self._budget.hold(model.prices, tokens, longest, self._clock.time())
+        except BudgetExhaustedError as exhausted:
+            raise BudgetExhaustedError(exhausted.limit, f"{model.label}: {exhausted}") from None
+        return replace(request, max_output_tokens=hold.longest), hold.nanos
+
     def _may_be_next(self, scored: ScoredCandidate) -> bool:
         """Whether the retry bucket allows it: another key or model behind the same failure repeats it."""
-        return not self._plan.is_blamed(scored) or self._executor.bucket(scored.provider).take()
+        return not self._plan.repeats_failure(scored) or self._executor.bucket(scored.provider).take()
 
     async def _wait(self) -> None:
         pause, self._pause = self._pause, 0.0
@@ -331,18 +366,26 @@ class Call:
         soonest = self._plan.soonest_throttled(self._tried())
         if soonest is None:
             raise self._all_failed("no candidate is left")
-        retry_at, candidate = soonest
+        retry_at, scored = soonest
         if retry_at >= self._budget.deadline:
             raise self._all_failed("every candidate is throttled beyond the call's deadline")
-        self._pause = self._plan.add(candidate, retry_at)
-        self._say(f"{candidate_of(candidate).label} is throttled; waiting {self._pause:.1f} s")
+        self._count_repeat(candidate_of(scored))
+        self._pause = self._plan.add(scored, retry_at)
+        self._say(f"{candidate_of(scored).label} is throttled; waiting {self._pause:.1f} s")
+
+    def _count_repeat(self, candidate: Candidate) -> None:
+        """Take a retry token for a candidate that has throttled this very call. Raises without one."""
+        if candidate not in self._tried():
+            return
+        if not self._executor.bucket(candidate.provider).take():
+            raise self._all_failed(f"{candidate.provider} has been asked again too often lately")
 
     def _tried(self) -> set[tuple[str, str, str]]:
         return {made[:3] for made in self._made.values()}
 
     def _all_failed(self, why: str) -> AllProvidersFailedError:
-        waits = self._plan.waits()
-        retry_at = self._clock.time() + min(waits) if waits else None
+        wait_s = self._plan.soonest_s()
+        retry_at = None if wait_s is None else self._clock.time() + wait_s
         causes = "; ".join(dict.fromkeys(str(error) for error in self._errors))
         made = len(self._made)
         error = AllProvidersFailedError(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from attune.errors import StreamBrokenError
+from attune.errors import InvalidRequestError, StreamBrokenError
 from attune.models.executor import EventKind, StreamEvent
+from attune.models.request import check_number
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -32,6 +32,8 @@ class CallStream:
     """
 
     def __init__(self, call: Call, *, ping_s: float | None = None) -> None:
+        if ping_s is not None:
+            check_number("ping_s", ping_s, above_zero=True)
         self._call = call
         self._ping_s = ping_s
         self._beginning: asyncio.Task[tuple[Attempt, list[StreamEvent]]] | None = None
@@ -39,6 +41,7 @@ class CallStream:
         self._ready: deque[StreamEvent] = deque()
         self._over = False
         self._closed = False
+        self._interrupted = False
         self._reading: asyncio.Timeout | None = None
         self._reader: asyncio.Task[object] | None = None
         self._left = asyncio.Event()
@@ -72,7 +75,13 @@ class CallStream:
 
     async def __anext__(self) -> StreamEvent:
         while not self._ready:
-            if self._over or self.response is not None:
+            if self.response is not None:
+                raise StopAsyncIteration
+            if self._interrupted:
+                raise StreamBrokenError("another task closed the stream before its end")
+            if self._reading is not None:
+                raise InvalidRequestError("another task is reading this stream")
+            if self._over:
                 raise StopAsyncIteration
             self._over = True  # a failure or a cancellation ends it for good
             await self._read()
@@ -80,15 +89,19 @@ class CallStream:
         return self._ready.popleft()
 
     async def aclose(self) -> None:
-        """End the call now; a task that is reading it gets ``StreamBrokenError``."""
-        self._over = self._closed = True
+        """End the call now; another task that reads it gets ``StreamBrokenError``."""
+        first, self._closed = not self._closed, True
+        self._over = True
+        self._interrupted |= self._reader not in {None, asyncio.current_task()}
         if self._reading is not None and self._reader is not asyncio.current_task():
-            self._reading.reschedule(0.0)  # wherever it waits: for the head, in a pause, for an event
+            if first:
+                self._reading.reschedule(0.0)  # wherever it waits: for the head, in a pause, for an event
             await self._left.wait()
         if self._beginning is not None:
             self._beginning.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await self._beginning
+            await asyncio.wait({self._beginning})
+            if not self._beginning.cancelled():
+                self._beginning.exception()  # nobody waits for it any more
         await self._call.aclose()
 
     async def _read(self) -> None:

@@ -12,18 +12,23 @@ __all__ = ["FIRST_PROBE_S", "LAST_PROBE_S", "CredentialHealth"]
 FIRST_PROBE_S = 300.0
 LAST_PROBE_S = 3600.0
 
+PROBE_AGAIN_S = 1.0
+"""When to come again while a probe is under way, in seconds: one usually ends long before its lease."""
+
 
 class CredentialHealth:
     """Whether one credential may be used.
 
     Off on a ``CredentialError`` or ``MoneyGoneError``: for 5 minutes, and twice as long each time
     a probe after that fails as well, up to an hour. A success or a changed configuration turns it
-    on. Times are monotonic seconds, given by the caller: setting the wall clock changes no pause.
+    on; until then one probe is under way at a time, as a lease that ends by itself when it is forgotten.
+    Times are monotonic seconds, given by the caller: setting the wall clock changes no pause.
     """
 
     _until: float
     _pause: float
     _reason: str
+    _lease_until: float
 
     def __init__(self) -> None:
         self.reset()
@@ -39,8 +44,23 @@ class CredentialHealth:
         return self._reason
 
     def available(self, now: float) -> bool:
-        """Whether the credential may be used now, be it as a probe."""
+        """Whether the time to probe it has come."""
         return now >= self._until
+
+    def retry_at(self, now: float) -> float:
+        """When the credential may be used, be it as a probe: not later than ``now`` if it may be now."""
+        if now < self._until or now >= self._lease_until:
+            return self._until
+        return min(self._lease_until, now + PROBE_AGAIN_S)
+
+    def take_probe(self, lease_until: float) -> None:
+        """Begin a probe, when ``retry_at`` allows one; nobody else may until it has ended."""
+        self._lease_until = lease_until
+
+    def end_probe(self, lease_until: float) -> None:
+        """End the probe that was taken until then; one whose lease another has taken over ends nothing."""
+        if lease_until == self._lease_until:
+            self._lease_until = 0.0
 
     def off(self, now: float, reason: str = "") -> float:
         """Turn the credential off and return until when.
@@ -64,3 +84,4 @@ class CredentialHealth:
         self._until = 0.0
         self._pause = 0.0
         self._reason = ""
+        self._lease_until = 0.0

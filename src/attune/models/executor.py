@@ -104,7 +104,8 @@ class StreamEvent(NamedTuple):
 
 
 class AttemptBudget(NamedTuple):
-    """Time limits of one attempt in seconds, already cut to what the call has left.
+    """Time limits of one attempt in seconds, already cut to what the call has left. The time that whoever
+    reads the events takes for itself does not count.
 
     ``connect_s`` until the connection stands, ``first_content_s`` until the first content event,
     ``idle_s`` between two events after it, ``total_s`` for everything. The provider enforces
@@ -139,7 +140,11 @@ class Provider(Protocol):
         """The name of the credential that pays."""
 
     async def open(self, request: LLMRequest, model: ModelInfo, budget: AttemptBudget) -> ProviderStream:
-        """Send the request; return when the response's head has arrived. Raises ``ProviderError``."""
+        """Send the request; return when the response's head has arrived. Raises ``ProviderError``.
+
+        A ``CancelledError`` that leaves it may say in ``sent`` whether the whole request had left; without
+        it, it had.
+        """
 
     async def aclose(self) -> None:
         """Release connections and processes; idempotent."""

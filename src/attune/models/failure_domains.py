@@ -9,7 +9,8 @@ mid_stream          and the provider, if its last failure   its breaker counts o
                     of this kind was another model's
 throttled           the (provider, model, credential)       cools down, at least as asked
 model               the (provider, model, credential)       off for 10 minutes
-credential, money   the credential                          off, probed again at growing intervals
+credential, money   the credential                          off, probed again at growing intervals,
+                                                            one attempt at a time
 window_spent        the credential                          off until the window's reset
 the others          nobody                                  permits are given back unused
 =================== ======================================= =================================
@@ -69,14 +70,20 @@ class _Rest(NamedTuple):
 class AttemptPermit:
     """The permits of all domains that an attempt needs: settle it exactly once."""
 
-    __slots__ = ("_domains", "_model", "_provider", "candidate", "settled")
+    __slots__ = ("_credential", "_domains", "_model", "_provider", "candidate", "settled")
 
     def __init__(
-        self, domains: FailureDomains, candidate: Candidate, provider: Permit, model: Permit
+        self,
+        domains: FailureDomains,
+        candidate: Candidate,
+        provider: Permit,
+        model: Permit,
+        credential: CredentialHealth | None = None,
     ) -> None:
         self._domains = domains
         self._provider = provider
         self._model = model
+        self._credential = credential  # that this attempt is the probe of
         self.candidate = candidate
         self.settled = False
 
@@ -86,6 +93,7 @@ class AttemptPermit:
             self.settled = True
             self._provider.success()
             self._model.success()
+            self._return()
             self._domains._worked(self.candidate)
 
     def failure(self, error: ProviderError) -> None:
@@ -110,6 +118,8 @@ class AttemptPermit:
     def _return(self) -> None:
         self._provider.release()
         self._model.release()
+        if self._credential is not None:
+            self._credential.end_probe(self._model.lease_until)
 
 
 class FailureDomains:
@@ -139,6 +149,7 @@ class FailureDomains:
         self._breakers: dict[str, CircuitBreaker] = {}
         self._tripped: set[str] = set()
         self._last_failing: dict[str, str] = {}
+        self._suspected: set[str] = set()
         self._rests: dict[str, _Rest] = {}
         self._credentials: dict[str, CredentialHealth] = {}
         self._learning = False
@@ -155,10 +166,10 @@ class FailureDomains:
         """Why no permit would be granted now, or ``None``."""
         now = self._clock.monotonic()
         health = self._credentials.get(_credential_key(candidate))
-        if health is not None and not health.available(now):
+        if health is not None and (retry_at := health.retry_at(now)) > now:
             what = f"the credential {_credential_key(candidate)} is off: {health.reason}"
             error_class = _OFF_CLASSES.get(health.reason, ErrorClass.CREDENTIAL)
-            return Refusal(_credential_key(candidate), what, health.until, error_class)
+            return Refusal(_credential_key(candidate), what, retry_at, error_class)
         for key in (candidate.key, candidate.label):
             rest = self._rests.get(key)
             if rest is not None and rest.until > now:
@@ -170,6 +181,10 @@ class FailureDomains:
                 reason = f"the circuit of {domain} is {breaker.state.value.replace('_', '-')}"
                 return Refusal(domain, reason, retry_at, None)
         return None
+
+    def suspects(self, provider: str) -> bool:
+        """Whether different models of a provider have failed, with no success of any between."""
+        return provider in self._suspected
 
     def snapshot(self) -> tuple[BreakerSnapshot, ...]:
         """Every breaker that was ever used, by name."""
@@ -189,7 +204,10 @@ class FailureDomains:
             self._breaker(domain).acquire(lease_seconds, last_resort=last_resort)
             for domain in _domain_names(candidate)
         )
-        return AttemptPermit(self, candidate, provider, model)
+        credential = self._credentials.get(_credential_key(candidate))
+        if credential is not None:
+            credential.take_probe(model.lease_until)
+        return AttemptPermit(self, candidate, provider, model, credential)
 
     # -- what other processes know ---------------------------------------------------------------
 
@@ -240,10 +258,14 @@ class FailureDomains:
         """Note that a model failed; whether the provider's last failing one was another."""
         before = self._last_failing.get(candidate.provider, candidate.model_id)
         self._last_failing[candidate.provider] = candidate.model_id
-        return before != candidate.model_id
+        if before == candidate.model_id:
+            return False
+        self._suspected.add(candidate.provider)
+        return True
 
     def _worked(self, candidate: Candidate) -> None:
         self._last_failing.pop(candidate.provider, None)
+        self._suspected.discard(candidate.provider)
         key = _credential_key(candidate)
         health = self._credentials.get(key)
         # While it is off, a success is of an attempt that was under way before: no news.
@@ -254,8 +276,9 @@ class FailureDomains:
     def _blame(self, candidate: Candidate, error: ProviderError) -> None:
         now, wall = self._clock.monotonic(), self._clock.time()
         match error.error_class:
-            case ErrorClass.THROTTLED:
-                self._cool_down(candidate.key, error.retry_after or DEFAULT_COOLDOWN_S, "it is throttled")
+            case ErrorClass.THROTTLED if error.retry_after != 0:  # 0: at once
+                seconds = DEFAULT_COOLDOWN_S if error.retry_after is None else error.retry_after
+                self._cool_down(candidate.key, seconds, "it is throttled")
             case ErrorClass.TRANSIENT | ErrorClass.MID_STREAM if error.retry_after:
                 self._cool_down(candidate.label, error.retry_after, "it asked to wait")
             case ErrorClass.MODEL:

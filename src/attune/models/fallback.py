@@ -54,7 +54,8 @@ class FallbackPolicy:
     """The chain of a call: the chosen candidate, then what each strategy finds, in order.
 
     ``chain`` holds the references ("provider/model") of the ``CUSTOM`` strategy. Candidates that
-    no strategy finds are not tried. Within a strategy the router's order is kept.
+    no strategy finds are not tried, but for a prompt that
+    did not fit: any larger window will do for that. Within a strategy the router's order is kept.
     The default tries the same model with another credential, then the same tier (other providers
     first), then one tier up, then any other provider, then cheaper models.
     """

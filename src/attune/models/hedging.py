@@ -11,7 +11,7 @@ import re
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from attune.errors import UnknownNameError
+from attune.errors import ErrorClass, InvalidRequestError, UnknownNameError
 from attune.models.performance import LatencySketch
 
 if TYPE_CHECKING:
@@ -33,11 +33,16 @@ MAX_KEYS = 1000
 LEARN_EVERY = 16
 """A quantile is computed anew after so many attempts."""
 
-_QUANTILE = re.compile(r"p([1-9]\d?(?:\.\d+)?)")
+_QUANTILE = re.compile(r"p([7-9]\d(?:\.\d+)?)")
 
 
 def parse_hedge(text: str) -> float | None:
-    """The quantile of a setting such as "p95" (0.95), ``None`` for "off". Raises ``UnknownNameError``."""
+    """The quantile of a setting from "p70" to "p99.9" (0.999), ``None`` for "off".
+
+    Raises ``UnknownNameError`` for any other.
+    """
+    if not isinstance(text, str):
+        raise InvalidRequestError(f'hedge is "off" or a quantile such as "p95", not {text!r}')
     setting = text.strip().lower()
     if setting == "off":
         return None
@@ -99,10 +104,19 @@ class FirstContentTimes:
         times.add(ms)
 
     def learn_records(self, records: Iterable[LLMCallRecord]) -> None:
-        """Take in attempts of the ledger, oldest first."""
-        for record in records:
-            if record.ttft_ms is not None:
-                self.learn(record.task_type, f"{record.provider}/{record.model_id}", record.ttft_ms)
+        """Take in attempts of the ledger, oldest first, also those that were overtaken: cancelled, while a
+        later attempt of the same call was a success.
+        """
+        kept = list(records)
+        winners = {record.call_id: record.position for record in kept if record.success}
+        for record in kept:
+            overtaken = (
+                record.error_class == ErrorClass.CANCELLED
+                and winners.get(record.call_id, 0) > record.position
+            )
+            ms = record.latency_ms if overtaken else record.ttft_ms
+            if ms is not None:
+                self.learn(record.task_type, f"{record.provider}/{record.model_id}", ms)
 
     def quantile_s(self, task: str, label: str, q: float) -> float | None:
         """The seconds within which a share ``q`` of the attempts gave content; ``None`` when too few did."""

@@ -76,15 +76,21 @@ class Plan:
         """Whether a model with a larger window than that is left."""
         return any(self.model_of(scored).context_window > window for scored in self._left)
 
-    def is_blamed(self, scored: ScoredCandidate) -> bool:
-        """Whether it shares with one that failed what the failure is blamed on."""
-        return scored[:1] in self._blamed or scored[:2] in self._blamed
+    def repeats_failure(self, scored: ScoredCandidate) -> bool:
+        """Whether it shares with one that failed what the failure is blamed on: the same host or model, or a
+        provider of which other models have been failing too.
+        """
+        if scored[:1] in self._blamed or scored[:2] in self._blamed:
+            return True
+        failed_here = any(blamed[0] == scored.provider for blamed in self._blamed)
+        return failed_here and self._domains.suspects(scored.provider)
 
-    def waits(self) -> list[float]:
-        """The seconds until each candidate that fits and is refused now may be tried."""
+    def soonest_s(self) -> float | None:
+        """The seconds until the first candidate may be tried; ``None`` when one may be now, or none ever."""
         now = self._clock.monotonic()
         refusals = [self._domains.refusal(candidate_of(scored)) for scored in self._everyone()]
-        return [max(0.0, refusal.retry_at - now) for refusal in refusals if refusal is not None]
+        waits = [refusal.retry_at - now for refusal in refusals if refusal is not None]
+        return max(0.0, min(waits)) if waits and len(waits) == len(refusals) else None
 
     # -- what changes it -------------------------------------------------------------------------
 
@@ -114,7 +120,7 @@ class Plan:
         """Plan, of all that fit, the models with a window larger than the one that was too small."""
         self._too_small = window
         known = tried | {scored[:3] for scored in self._left}
-        others = [scored for scored in self._everyone() if scored[:3] not in known]
+        others = [scored for scored in self._everyone(allowed=False) if scored[:3] not in known]
         self._left = deque(scored for scored in (*self._left, *others) if self._is_larger(scored))
 
     def add_left_out(self) -> bool:
@@ -122,11 +128,11 @@ class Plan:
         if self._left_out_added or self.decision is None:
             return False
         self._left_out_added = True
-        ranked = self.decision.ranked
-        known = {scored[:3] for scored in ranked}
-        others = [scored for scored in self._everyone() if scored[:3] not in known]
-        for scored in self._executor.fallback.order((ranked[0], *others))[1:]:
-            if self._is_larger(scored) and self._domains.refusal(candidate_of(scored)) is None:
+        known = {scored[:3] for scored in self.decision.ranked}
+        for scored in self._everyone():
+            if scored[:3] in known or not self._is_larger(scored):
+                continue
+            if self._domains.refusal(candidate_of(scored)) is None:
                 self._left.append(scored)
         return bool(self._left)
 
@@ -178,14 +184,20 @@ class Plan:
         route = self.route if self._required else self.route.without_success_floor()
         return self._executor.router.decide(route, heed_availability=False)
 
-    def _everyone(self) -> tuple[ScoredCandidate, ...]:
-        """Every candidate that fits, also those that were not available when the call was decided."""
+    def _everyone(self, *, allowed: bool = True) -> tuple[ScoredCandidate, ...]:
+        """Every candidate that fits, also those that were not available when the call was decided; only those
+        that the fallback allows, unless ``allowed`` is false.
+        """
         try:
             decision = self._decide_of_everyone()
         except NoCandidateError:
             return ()
         self._models.update((model.label, model) for model in decision.models)
-        return decision.ranked
+        if self.decision is None or not allowed:
+            return decision.ranked
+        first = self.decision.ranked[0]
+        others = (scored for scored in decision.ranked if scored[:3] != first[:3])
+        return self._executor.fallback.order((first, *others))
 
 
 def candidate_of(scored: ScoredCandidate) -> Candidate:

@@ -9,7 +9,7 @@ from attune.errors import ErrorClass, ProviderError
 from attune.models.executor import EventKind
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Callable, Coroutine
 
     from attune.models.attempt import Attempt
     from attune.models.executor import StreamEvent
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Beginning", "first_events", "race"]
 
 Beginning: TypeAlias = "list[StreamEvent] | ProviderError"
-"""The events up to the first content or the end of a complete answer, or why it failed before."""
+"""The events up to the first content or the end of a complete answer, each ping once; or why it failed."""
 
 _HOPELESS = frozenset({ErrorClass.CALLER, ErrorClass.REFUSAL})
 """What another attempt at the same request would come to as well."""
@@ -28,6 +28,8 @@ async def first_events(attempt: Attempt) -> Beginning:
     events: list[StreamEvent] = []
     try:
         async for event in attempt:
+            if event.kind is EventKind.PING and events[-1:] == [event]:
+                continue  # there may be any number of them; one may also hold what a client must see
             events.append(event)
             if event.kind is EventKind.CONTENT or event.kind is EventKind.TERMINAL:
                 break
@@ -39,37 +41,76 @@ async def first_events(attempt: Attempt) -> Beginning:
 async def race(
     first: Attempt,
     *,
-    timer: Coroutine[Any, Any, None],
-    second: Callable[[], Awaitable[Attempt | None]],
+    timer: Callable[[], Coroutine[Any, Any, None]],
+    second: Callable[[], Coroutine[Any, Any, Attempt | None]],
     lost: Callable[[Attempt, ProviderError | None], None],
 ) -> tuple[Attempt, Beginning]:
     """The attempt that begins to answer first, and its beginning; or the last one's failure.
 
-    When ``timer`` is over before ``first`` has begun, ``second`` may start another attempt. One that does
-    not win is ended and told to ``lost``, with its error if it failed while the other still ran. However
-    this ends, no attempt but the returned one goes on.
+    When ``timer`` is over before ``first`` has begun, ``second`` may start another attempt; ``first`` does
+    not wait for that. One that does not win is ended and told to ``lost``, with its error if it failed while
+    the other still ran. However this ends, no attempt but the returned one goes on. A request that ``first``
+    finds fault with is at fault; what the other refuses may be of its own making.
     """
-    over = asyncio.create_task(timer)
     running: dict[asyncio.Task[Beginning], Attempt] = {asyncio.create_task(first_events(first)): first}
+    starting: asyncio.Task[Attempt | None] | None = asyncio.create_task(_after(timer, second))
     try:
-        waited_for: set[asyncio.Task[Any]] = {over, *running}
-        await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
-        if not any(each.done() for each in running) and (another := await second()) is not None:
-            running[asyncio.create_task(first_events(another))] = another
         while True:
-            await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            done = [each for each in running if each.done()]
-            ended = next((each for each in done if not _failed(each)), done[0])
-            attempt, beginning = running.pop(ended), ended.result()
-            if not running or not isinstance(beginning, ProviderError) or beginning.error_class in _HOPELESS:
-                await _end(running)
-                for loser in running.values():
+            waited_for: set[asyncio.Task[Any]] = {*running} if starting is None else {starting, *running}
+            await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
+            if starting is not None and starting.done():
+                another, starting = starting.result(), None
+                if another is not None:
+                    running[asyncio.create_task(first_events(another))] = another
+            ended = _ended(running)
+            if ended is None:
+                continue
+            attempt, beginning = running[ended], ended.result()
+            if len(running) == 1 or _is_final(beginning, of_first=attempt is first):
+                await _stop(starting)
+                starting = None
+                others = {task: each for task, each in running.items() if task is not ended}
+                await _end(others)
+                for loser in others.values():
                     lost(loser, None)
+                running.clear()
                 return attempt, beginning
-            lost(attempt, beginning)
+            del running[ended]
+            if isinstance(beginning, ProviderError):  # as it is: else it had won
+                lost(attempt, beginning)
     finally:
-        over.cancel()
+        await _stop(starting)
         await _end(running)
+
+
+async def _after(
+    timer: Callable[[], Coroutine[Any, Any, None]],
+    second: Callable[[], Coroutine[Any, Any, Attempt | None]],
+) -> Attempt | None:
+    await timer()
+    return await second()
+
+
+def _is_final(beginning: Beginning, *, of_first: bool) -> bool:
+    if not isinstance(beginning, ProviderError):
+        return True
+    return of_first and beginning.error_class in _HOPELESS
+
+
+def _ended(running: dict[asyncio.Task[Beginning], Attempt]) -> asyncio.Task[Beginning] | None:
+    """One that has begun to answer, else one that has failed, if any."""
+    done = [each for each in running if each.done()]
+    return next((each for each in done if not _failed(each)), done[0] if done else None)
+
+
+async def _stop(starting: asyncio.Task[Attempt | None] | None) -> None:
+    """End the start of an attempt."""
+    if starting is None:
+        return
+    starting.cancel()
+    await asyncio.wait({starting})
+    if not starting.cancelled():
+        starting.exception()  # nobody waits for it any more
 
 
 def _failed(ended: asyncio.Task[Beginning]) -> bool:

@@ -42,6 +42,11 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 BYTES_PER_TOKEN = 4
 """Rough bytes in a token, for a size estimate where no tokenizer is at hand."""
 
+UNDERESTIMATED = 1.5
+"""By how much that may be too low, for code and for languages whose characters take several bytes: where it
+would matter, a prompt is taken to be so much longer.
+"""
+
 MAX_NAME_CHARS = 200
 """The longest name of a workflow, stage, task ...: telemetry is kept by them."""
 
@@ -258,7 +263,8 @@ class ExecutionContext:
     ``workflow``, ``stage`` and ``task_type`` are the caller's own names; telemetry is kept by
     them. ``tier`` or ``model`` ("model" or "provider/model") fix what would else be decided.
     ``max_cost`` is USD for one call, predicted: it selects
-    the candidate. ``budget_usd`` is the most that all attempts of the call may cost together.
+    the candidate. ``budget_usd`` is the most that all attempts of the call may cost together: an
+    answer is asked to be no longer than it pays for.
     ``max_latency_ms`` is a limit on the usual latency of a candidate, ``deadline_s`` the time after
     which the call is given up. ``min_success_rate`` of ``None`` prefers 0.8 but does not refuse to
     try; a number is required of every candidate. ``session_id`` groups the calls of a conversation, which
@@ -290,8 +296,11 @@ class ExecutionContext:
                 object.__setattr__(self, name, frozenset(names))
         _check_call(self)
         for name in ("deadline_s", "budget_usd"):
-            _check_number(name, getattr(self, name), above_zero=name == "deadline_s")
-        _check_name("session_id", self.session_id or "none")
+            check_number(name, getattr(self, name), above_zero=name == "deadline_s")
+        for name in ("session_id", "account"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, "")
+            _check_name(name, getattr(self, name) or "none")
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> ExecutionContext:
@@ -395,9 +404,9 @@ def _check_call(call: ExecutionContext | RouteRequest) -> None:
         if value:
             _check_name(name, value)
     if call.max_cost is not None:
-        _check_number("max_cost", call.max_cost)
+        check_number("max_cost", call.max_cost)
     if call.max_latency_ms is not None:
-        _check_number("max_latency_ms", call.max_latency_ms, above_zero=True)
+        check_number("max_latency_ms", call.max_latency_ms, above_zero=True)
     check_success_rate(call.min_success_rate)
     check_providers(call.allow_providers)
     check_providers(call.allow_models, "allow_models")
@@ -420,7 +429,7 @@ def _storable(name: str) -> bool:
     return True
 
 
-def _check_number(field: str, value: float | None, *, above_zero: bool = False) -> None:
+def check_number(field: str, value: float | None, *, above_zero: bool = False) -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):

@@ -86,18 +86,19 @@ class ResilientExecutor:
         fault, and ``AllProvidersFailedError`` with every attempt when no candidate could answer.
         """
         call = Call(self, request.streaming(), ExecutionContext() if context is None else context, cap)
-        while True:
-            attempt, _ = await call.begin()
-            try:
-                async for _ in attempt:
-                    pass
-            except ProviderError as error:
-                call.failed(attempt, error)
-            else:
-                if call.answered(attempt):
-                    return await call.response(attempt)
-            finally:
-                await attempt.aclose()
+        try:
+            while True:
+                attempt, _ = await call.begin()
+                try:
+                    async for _ in attempt:
+                        pass
+                except ProviderError as error:
+                    call.failed(attempt, error)
+                else:
+                    if call.answered(attempt):
+                        return await call.response(attempt)
+        finally:
+            await call.aclose()
 
     def stream(
         self,

@@ -9,11 +9,12 @@ import socket
 import time
 from contextlib import suppress
 from contextvars import ContextVar
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, WeakSet
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 
 from attune.errors import ConnectionFailedError, InvalidRequestError, ProviderError
 from attune.models.executor import EventKind
@@ -31,6 +32,9 @@ __all__ = ["HTTPStream", "HTTPTransport"]
 TRANSPORT_ERRORS = (aiohttp.ClientError, OSError)  # TimeoutError is an OSError
 RECYCLE_S = 1.0
 """How long the end of a complete answer is waited for, so that its connection can be used again."""
+
+ERROR_BODY_S = 0.5
+"""How long the body of an error is waited for: its status says the most, and a body may never end."""
 
 _HEADERS = {"user-agent": "attune", "accept-encoding": "identity"}
 
@@ -72,7 +76,8 @@ class HTTPTransport:
         The answer is read by its media type, ``of_stream`` or ``of_body``; where that says neither,
         by whether it was asked to stream (``streams``). Raises ``ConnectionFailedError`` when
         no head arrives, the error that the answer means for every other status, and
-        ``InvalidRequestError`` after ``aclose``.
+        ``InvalidRequestError`` after ``aclose``. A ``CancelledError`` that comes before the head
+        says in ``sent`` whether the whole request had left, as ``ConnectionFailedError`` does.
         """
         response = await self._head(url, headers, body, connect_s, errors)
         if not 200 <= response.status < 300:
@@ -112,6 +117,9 @@ class HTTPTransport:
         content = io.BytesIO(body)  # bytes above 1 MiB would be written in one go
         try:
             return await self._send(url, headers, content, connect_s)
+        except asyncio.CancelledError as stopped:
+            stopped.sent = content.tell() >= len(body)  # type: ignore[attr-defined]
+            raise
         except (*TRANSPORT_ERRORS, UnicodeError) as error:  # UnicodeError: a host that is no name of one
             failure = errors.raised(ConnectionFailedError, _reason(error, connect_s))
             failure.sent = content.tell() >= len(body) and not _never_left(error)
@@ -148,8 +156,10 @@ class HTTPTransport:
             raise InvalidRequestError("the connections of this provider were closed; build it again")
         session = self._sessions.get(loop)
         if session is None:
+            connector = aiohttp.TCPConnector(limit=0, socket_factory=_new_socket)
+            connector._factory = partial(_Connection, loop=loop)  # type: ignore[assignment]
             session = self._sessions[loop] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, socket_factory=_new_socket),
+                connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=_HEADERS,
                 auto_decompress=False,
@@ -223,6 +233,18 @@ class HTTPStream:
         raise self._errors.broken("the connection broke during the answer")
 
 
+class _Connection(ResponseHandler):
+    """A connection on which an answer that stops being HTTP fails at once. aiohttp closes such a connection
+    without a word to who reads the body, who would wait for ever.
+    """
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        body = self._payload
+        if self._exception is not None and body is not None and not body.is_eof():
+            body.set_exception(aiohttp.ClientPayloadError("the framing of the body is broken"))
+
+
 def _new_socket(address: aiohttp.AddrInfoType) -> socket.socket:
     """The socket of a new connection, which the request that it is for is told of."""
     _connects.get([]).append(address)
@@ -260,8 +282,9 @@ def _why(error: aiohttp.ClientConnectorError) -> str:
 async def _failure(response: aiohttp.ClientResponse, errors: ErrorMapper) -> ProviderError:
     body = bytearray()
     try:
-        while len(body) < MAX_ERROR_BODY_BYTES and (chunk := await response.content.readany()):
-            body += chunk
+        async with asyncio.timeout(ERROR_BODY_S):
+            while len(body) < MAX_ERROR_BODY_BYTES and (chunk := await response.content.readany()):
+                body += chunk
     except TRANSPORT_ERRORS:
         pass  # the status says enough
     finally:

@@ -128,7 +128,7 @@ def _calls(message: Message, *, signed: bool) -> Iterator[dict[str, Any]]:
         if isinstance(part, ThinkingPart):
             signature = part.signature
         elif isinstance(part, ToolCallPart):
-            function = {"name": part.name, "arguments": part.arguments or "{}"}
+            function = {"name": part.name, "arguments": part.arguments}
             call: dict[str, Any] = {"id": part.id, "type": "function", "function": function}
             if signed and signature:
                 call["extra_content"] = {"google": {"thought_signature": signature}}
@@ -213,13 +213,27 @@ class _Usage(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
-    """A whole answer, or one chunk of it: they differ in ``message`` and ``delta``."""
+    """A whole answer, or one chunk of it: they differ in ``message`` and ``delta``.
+
+    Some services put an error in its place, not always under ``error``: vLLM an object that calls
+    itself one, proxies a bare ``message`` or ``detail``.
+    """
 
     id: str | None = None
     model: str | None = None
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
     error: Any = None
+    object: Any = None
+    message: Any = None
+    detail: Any = None
+    code: Any = None
+
+    @property
+    def is_error(self) -> bool:
+        """Whether it reports a failure; one with choices does so only under ``error``."""
+        told = self.object == "error" or self.message or self.detail or self.code
+        return self.error is not None or bool(told and not self.choices)
 
 
 _decode = msgspec.json.Decoder(_Answer).decode
@@ -241,8 +255,10 @@ def _token_usage(usage: _Usage) -> TokenUsage:
 class _Reader:
     """What the parts of one answer mean, remembering what the terminal event needs."""
 
-    def __init__(self) -> None:
+    def __init__(self, errors: ErrorMapper) -> None:
+        self._errors = errors
         self._began = False
+        self._is_empty = True
         self._refused = False
         self._finish_reason = ""
         self._call_ids: list[str] = []
@@ -254,13 +270,20 @@ class _Reader:
             yield Meta(answer.id or "", answer.model or "")
         for choice in answer.choices or ():
             if choice.index == 0:  # attune asks for one choice; others may only come through `extra`
-                yield from self._content(choice.delta or choice.message or _Delta())
+                for payload in self._content(choice.delta or choice.message or _Delta()):
+                    self._is_empty = False
+                    yield payload
                 self._finish_reason = choice.finish_reason or self._finish_reason
         if answer.usage is not None:
             yield _token_usage(answer.usage)
 
     def terminal(self) -> Terminal:
+        """The end, as the answer explains it. Raises ``StreamBrokenError`` if it was none."""
         raw = self._finish_reason
+        if raw == "error":
+            raise self._errors.broken("the provider ended the answer with an error")
+        if self._is_empty and not raw:
+            raise self._errors.broken("the answer is empty")
         reason = _STOP_REASONS.get(raw or "stop", "other")
         if self._refused:
             reason = "refusal"
@@ -296,20 +319,20 @@ class ChatDecoder(StreamDecoder):
     """A stream of chunks, complete with ``[DONE]`` and never without it.
 
     A ``finish_reason`` alone does not end the answer, and its absence does not break it: usage
-    follows it, and Ollama sends none.
+    follows it, and Ollama sends none. ``[DONE]`` after nothing at all ends no answer.
     """
 
     protocol = "a Chat Completions chunk"
 
     def __init__(self, errors: ErrorMapper) -> None:
         super().__init__(errors)
-        self._reader = _Reader()
+        self._reader = _Reader(errors)
 
     def _read(self, block: SSEEvent) -> Sequence[Payload]:
         if block.data.strip() == b"[DONE]":
             return (self._reader.terminal(),)
         answer = _decode(block.data)
-        if answer.error is not None:
+        if answer.is_error:
             raise self._errors.from_event(block.data)
         return list(self._reader.payloads(answer))
 
@@ -320,10 +343,10 @@ def decode_body(body: bytes, errors: ErrorMapper) -> list[StreamEvent]:
         answer = _decode(body)
     except MALFORMED as error:
         raise errors.broken(f"the answer is not Chat Completions JSON: {error}") from error
-    if answer.error is not None:
+    if answer.is_error:
         raise errors.from_event(body)
     if not answer.choices or answer.choices[0].message is None:
         raise errors.broken("the answer has no message")
-    reader = _Reader()
+    reader = _Reader(errors)
     payloads = [*reader.payloads(answer), reader.terminal()]
     return list(events_of(payloads, body))

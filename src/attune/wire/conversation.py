@@ -6,7 +6,10 @@ from collections import deque
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from attune.models.request import Message, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
+from attune.wire.errors import MALFORMED
 
 if TYPE_CHECKING:
     import re
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
 
     from attune.models.request import Part
 
-__all__ = ["portable"]
+__all__ = ["json_object", "portable"]
 
 _BOUND = {ThinkingPart, ToolCallPart, ToolResultPart}
 
@@ -25,7 +28,8 @@ def portable(messages: Sequence[Message], *, provider: str, call_ids: re.Pattern
     Reasoning stays only where this provider signed it and its message goes on after it: without
     what it led to, every protocol refuses it. The id of a tool call stays as it is if ``call_ids``
     matches it and it is unique; else it becomes a digest of itself, the same in every request: 37
-    letters, digits and ``_``. A result has the id of its call.
+    letters, digits and ``_``. A result has the id of its call. The arguments of a call are a
+    ``json_object``.
     """
     ids = _CallIds(call_ids)
     for message in messages:
@@ -35,6 +39,23 @@ def portable(messages: Sequence[Message], *, provider: str, call_ids: re.Pattern
             yield message
         elif content := tuple(map(ids.fitted, _without_foreign_thinking(message.content, provider))):
             yield Message(message.role, content)
+
+
+def json_object(arguments: str) -> str:
+    """The arguments of a tool call as the JSON object that they must be where they are read.
+
+    An object stays byte for byte, and none at all is an empty one. What is no object, as a model
+    makes when it errs or is cut off, is given as ``{"arguments": "<its text>"}``: the conversation
+    can go on, and the model sees what it said.
+    """
+    try:
+        msgspec.json.decode(arguments, type=dict[str, msgspec.Raw])
+    except (*MALFORMED, UnicodeEncodeError):
+        if not arguments.strip():
+            return "{}"
+        text = arguments.encode("utf-8", "replace").decode()
+        return msgspec.json.encode({"arguments": text}).decode()
+    return arguments
 
 
 def _without_foreign_thinking(content: Sequence[Part], provider: str) -> Iterator[Part]:
@@ -64,7 +85,7 @@ class _CallIds:
     def fitted(self, part: Part) -> Part:
         """``part`` with the id that it has in this request."""
         if isinstance(part, ToolCallPart):
-            return ToolCallPart(self._of_call(part.id), part.name, part.arguments)
+            return ToolCallPart(self._of_call(part.id), part.name, json_object(part.arguments))
         if isinstance(part, ToolResultPart):
             return ToolResultPart(self._of_result(part.tool_call_id), part.text, part.is_error)
         return part

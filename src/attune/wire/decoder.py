@@ -20,7 +20,7 @@ from attune.wire.errors import MALFORMED
 from attune.wire.sse import SSEEvent, SSEParser
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
     from attune.wire.errors import ErrorMapper
 
@@ -55,7 +55,7 @@ class Decoder(Protocol):
         """Yield what the end of the input completes."""
 
 
-def events_of(payloads: Sequence[Payload], raw: bytes) -> Iterator[StreamEvent]:
+def events_of(payloads: Iterable[Payload], raw: bytes) -> Iterator[StreamEvent]:
     """One event for each payload; the first carries ``raw``. No payload at all makes a ping."""
     for payload in payloads or (None,):
         yield StreamEvent(_KINDS[type(payload)], raw, payload)
@@ -97,7 +97,7 @@ class StreamDecoder(ABC):
         """An event that the end of the input cuts off is no event, so nothing is left to yield."""
         return iter(())
 
-    def _payloads(self, block: SSEEvent) -> Sequence[Payload]:
+    def _payloads(self, block: SSEEvent) -> Iterable[Payload]:
         if block.event == "error":
             raise self._errors.from_event(block.data)
         try:
@@ -106,8 +106,11 @@ class StreamDecoder(ABC):
             raise self._errors.broken(f"an event is not {self.protocol}: {error}") from error
 
     @abstractmethod
-    def _read(self, block: SSEEvent) -> Sequence[Payload]:
-        """What one event means; may raise anything in ``MALFORMED``."""
+    def _read(self, block: SSEEvent) -> Iterable[Payload]:
+        """What one event means; may raise anything in ``MALFORMED``.
+
+        An iterator may raise a ``ProviderError`` after what it yields, and is never empty.
+        """
 
 
 class BodyDecoder:

@@ -19,6 +19,7 @@ import msgspec
 from attune.errors import InvalidRequestError
 from attune.models.executor import EventKind
 from attune.models.request import MAX_NAME_CHARS
+from attune.wire.conversation import json_object
 from attune.wire.door_errors import ErrorAnswer, fault_of, headers_of, relayed_body
 from attune.wire.errors import MALFORMED
 from attune.wire.redaction import one_line
@@ -184,13 +185,8 @@ def call_id_of(given: str, call_id: str, position: int) -> str:
 
 
 def tool_input(arguments: str) -> msgspec.Raw:
-    """The arguments of a call where a JSON object must stand; those that are none, under a name."""
-    text = arguments or "{}"
-    try:
-        msgspec.json.decode(text, type=dict[str, msgspec.Raw])
-    except MALFORMED:
-        return msgspec.Raw(msgspec.json.encode({"arguments": arguments}))
-    return msgspec.Raw(text.encode())
+    """The arguments of a call where a JSON object must stand: see ``json_object``."""
+    return msgspec.Raw(json_object(arguments).encode())
 
 
 def sse(data: object, event: str = "") -> bytes:

@@ -8,6 +8,7 @@ then the subscription's window, context, model, credential, refusal, throttling,
 from __future__ import annotations
 
 import re
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -339,6 +340,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds to wait by ``retry-after-ms`` or ``retry-after`` (seconds or an HTTP date), or ``None``.
 
     ``headers`` have lower-case names; ``now`` is UTC epoch seconds. At most ``MAX_RETRY_AFTER_S``.
+    A date without a zone is UTC (RFC 9110, 5.6.7).
     """
     milliseconds = _number(headers.get("retry-after-ms", ""))
     if milliseconds is not None:
@@ -348,7 +350,8 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     if seconds is not None:
         return _clamp(seconds)
     try:
-        return _clamp(parsedate_to_datetime(value).timestamp() - now)
+        date = parsedate_to_datetime(value)
+        return _clamp((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now)
     except (ValueError, OverflowError):
         return None
 

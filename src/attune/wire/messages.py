@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from attune.errors import CallerError
 from attune.models.executor import (
     Meta,
     Payload,
@@ -61,8 +60,7 @@ def encode(request: LLMRequest, model: ModelInfo, *, provider: str, errors: Erro
     without a schema is an instruction for every model. Thinking of earlier turns is sent back
     only to the ``provider`` that signed it; where a tool's answer is awaited without it, older models
     answer without thinking, since they refuse to think on. ``extra`` is added but replaces nothing of ours.
-    Raises ``CallerError`` for tool call arguments that are no JSON object, and for what JSON
-    cannot say.
+    Raises ``CallerError`` for what JSON cannot say.
     """
     version = claude_version(model.id)
     limit = model.max_output_tokens or _FALLBACK_MAX_TOKENS
@@ -70,7 +68,7 @@ def encode(request: LLMRequest, model: ModelInfo, *, provider: str, errors: Erro
         **request.extra,
         "model": model.id,
         "max_tokens": min(request.max_output_tokens or limit, limit),
-        "messages": _messages(request, provider, errors),
+        "messages": _messages(request, provider),
     }
     if system := "\n\n".join(filter(None, (request.system, *instructions(request, version)))):
         body["system"] = system
@@ -139,9 +137,9 @@ def _tools(request: LLMRequest, version: tuple[int, int]) -> dict[str, Any]:
     return {"tools": tools, "tool_choice": {"type": "tool", "name": choice}}
 
 
-def _messages(request: LLMRequest, provider: str, errors: ErrorMapper) -> list[dict[str, Any]]:
+def _messages(request: LLMRequest, provider: str) -> list[dict[str, Any]]:
     messages = portable(request.messages, provider=provider, call_ids=_CALL_IDS)
-    encoded = [(m.role, _blocks(m, errors)) for m in messages]
+    encoded = [(m.role, _blocks(m)) for m in messages]
     return [{"role": role, "content": blocks} for role, blocks in encoded if blocks]
 
 
@@ -158,14 +156,14 @@ def _has_budget(thinking: object) -> bool:
     return isinstance(thinking, dict) and thinking.get("type") == "enabled"
 
 
-def _blocks(message: Message, errors: ErrorMapper) -> list[dict[str, Any]]:
+def _blocks(message: Message) -> list[dict[str, Any]]:
     # Tool results must come before anything else in a message.
     parts = sorted(message.content, key=lambda part: not isinstance(part, ToolResultPart))
-    blocks = (_block(part, errors) for part in parts)
+    blocks = (_block(part) for part in parts)
     return [block for block in blocks if block is not None]
 
 
-def _block(part: Part, errors: ErrorMapper) -> dict[str, Any] | None:
+def _block(part: Part) -> dict[str, Any] | None:
     match part:
         case TextPart(text):
             return {"type": "text", "text": text} if text else None  # an empty block is rejected
@@ -176,12 +174,8 @@ def _block(part: Part, errors: ErrorMapper) -> dict[str, Any] | None:
         case ThinkingPart(text, signature):
             return {"type": "thinking", "thinking": text, "signature": signature}
         case ToolCallPart(call_id, name, arguments):
-            return {
-                "type": "tool_use",
-                "id": call_id,
-                "name": name,
-                "input": _object(arguments, name, errors),
-            }
+            given = msgspec.Raw(arguments.encode())
+            return {"type": "tool_use", "id": call_id, "name": name, "input": given}
         case ToolResultPart(call_id, text, is_error):
             block: dict[str, Any] = {"type": "tool_result", "tool_use_id": call_id, "content": text}
             return block | ({"is_error": True} if is_error else {})
@@ -193,16 +187,6 @@ def _image_source(part: ImagePart) -> dict[str, str]:
     if part.url:
         return {"type": "url", "url": part.url}
     return {"type": "base64", "media_type": part.media_type, "data": part.data}
-
-
-def _object(arguments: str, name: str, errors: ErrorMapper) -> msgspec.Raw:
-    text = arguments.strip() or "{}"
-    try:
-        msgspec.json.decode(text, type=dict[str, msgspec.Raw])
-    except MALFORMED as error:
-        what = f"the arguments of the call of tool {name!r} are not a JSON object"
-        raise errors.raised(CallerError, what) from error
-    return msgspec.Raw(text.encode())
 
 
 class _CacheCreation(msgspec.Struct, gc=False):
@@ -292,6 +276,12 @@ class _Content:
     def __init__(self) -> None:
         self._place_of: dict[int, int] = {}
         self._without_input: set[int] = set()
+        self._open_calls: set[int] = set()
+
+    @property
+    def has_open_call(self) -> bool:
+        """Whether a tool call began and did not stop."""
+        return bool(self._open_calls)
 
     def started(self, index: int, block: _Block) -> Payload:
         match block.type:
@@ -303,6 +293,7 @@ class _Content:
                 return ThinkingDelta("", REDACTED + block.data)
             case "tool_use":
                 place = self._place_of[index] = len(self._place_of)
+                self._open_calls.add(index)
                 arguments = bytes(block.input).decode()
                 if arguments == "{}":  # in a stream it follows in pieces, or is empty after all
                     self._without_input.add(index)
@@ -326,6 +317,7 @@ class _Content:
                 return None
 
     def stopped(self, index: int) -> Payload:
+        self._open_calls.discard(index)
         if index not in self._without_input:
             return None
         return ToolCallDelta(self._place_of[index], arguments="{}")
@@ -336,7 +328,10 @@ def _terminal(stop_reason: str) -> Terminal:
 
 
 class MessagesDecoder(StreamDecoder):
-    """A stream of events, complete with ``message_stop`` and never without it."""
+    """A stream of events, complete with ``message_stop`` and never without it.
+
+    Before it the answer must have said why it stops, and every tool call must have stopped.
+    """
 
     protocol = "a Messages event"
 
@@ -360,7 +355,7 @@ class MessagesDecoder(StreamDecoder):
             case "message_delta":
                 return self._updated(event)
             case "message_stop":
-                return (_terminal(self._stop_reason),)
+                return (self._stopped(),)
             case "error":
                 raise self._errors.from_event(block.data)
             case _:
@@ -374,6 +369,13 @@ class MessagesDecoder(StreamDecoder):
         if event.delta is not None and event.delta.stop_reason:
             self._stop_reason = event.delta.stop_reason
         return () if event.usage is None else (self._usage.merge(event.usage),)
+
+    def _stopped(self) -> Terminal:
+        if not self._stop_reason:
+            raise self._errors.broken("the answer has no stop reason")
+        if self._content.has_open_call:
+            raise self._errors.broken("a tool call of the answer is not complete")
+        return _terminal(self._stop_reason)
 
 
 def decode_body(body: bytes, errors: ErrorMapper) -> list[StreamEvent]:

@@ -7,24 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from attune.models.executor import (
-    Meta,
-    Payload,
-    StreamEvent,
-    Terminal,
-    TextDelta,
-    ThinkingDelta,
-    ToolCallDelta,
-)
+from attune.models.executor import Meta, Payload, StreamEvent, Terminal
 from attune.models.request import ImagePart, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
 from attune.models.telemetry import TokenUsage
 from attune.wire.conversation import portable
 from attune.wire.decoder import StreamDecoder, events_of
 from attune.wire.encoder import JSON_INSTRUCTION, effort, is_strict, openai_version, to_json
 from attune.wire.errors import MALFORMED
+from attune.wire.responses_output import Output
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from attune.models.registry import ModelInfo
     from attune.models.request import LLMRequest, Message, Part
@@ -114,8 +107,7 @@ def _item(part: Part) -> dict[str, Any] | None:
         case ThinkingPart(text, signature):
             return _reasoning(text, signature)
         case ToolCallPart(call_id, name, arguments):
-            call = {"type": "function_call", "call_id": call_id, "name": name}
-            return call | {"arguments": arguments or "{}"}
+            return {"type": "function_call", "call_id": call_id, "name": name, "arguments": arguments}
         case ToolResultPart(call_id, text, is_error):
             output = f"Error: {text}" if is_error else text
             return {"type": "function_call_output", "call_id": call_id, "output": output}
@@ -170,31 +162,6 @@ class _Usage(msgspec.Struct):
     input_tokens_details: _InputDetails | None = None
 
 
-class _Part(msgspec.Struct, gc=False):
-    """A piece of a message, or of the summary of a reasoning."""
-
-    type: str = ""
-    text: str | None = None
-    refusal: str | None = None
-
-
-class _Item(msgspec.Struct):
-    """A message, a reasoning or a function call; nothing is read of other items."""
-
-    type: str = ""
-    id: str | None = None
-    content: list[_Part] | None = None
-    summary: list[_Part] | None = None
-    encrypted_content: str | None = None
-    call_id: str | None = None
-    name: str | None = None
-    arguments: str | None = None
-
-
-class _Kind(msgspec.Struct, gc=False):
-    type: str = ""
-
-
 class _Incomplete(msgspec.Struct, gc=False):
     reason: str | None = None
 
@@ -221,10 +188,7 @@ class _Event(msgspec.Struct):
 
 
 _decode_event = msgspec.json.Decoder(_Event).decode
-_decode_item = msgspec.json.Decoder(_Item).decode
-_decode_kind = msgspec.json.Decoder(_Kind).decode
 _decode_response = msgspec.json.Decoder(_Response).decode
-_READ_ITEMS = {"message", "reasoning", "function_call"}
 
 
 def _token_usage(usage: _Usage) -> TokenUsage:
@@ -238,81 +202,22 @@ def _token_usage(usage: _Usage) -> TokenUsage:
     )
 
 
-class _Output:
-    """What the output items mean, remembering what the terminal event needs.
-
-    Items are known by their place in the output, tool calls counted from 0 whatever lies between.
-    """
-
-    def __init__(self) -> None:
-        self._place_of_call: dict[int, int] = {}
-        self._in_pieces: set[int] = set()
-        self._refused = False
-
-    def added(self, index: int, raw: msgspec.Raw) -> Payload:
-        item = _read_item(raw)
-        if item.type != "function_call":
-            return None
-        place = self._place_of_call[index] = len(self._place_of_call)
-        return ToolCallDelta(place, item.call_id or "", item.name or "")
-
-    def text(self, index: int, delta: Any, *, refusal: bool = False) -> Payload:
-        self._in_pieces.add(index)
-        self._refused = self._refused or refusal
-        return TextDelta(delta) if isinstance(delta, str) and delta else None
-
-    def thinking(self, index: int, delta: Any) -> Payload:
-        self._in_pieces.add(index)
-        return ThinkingDelta(delta) if isinstance(delta, str) and delta else None
-
-    def arguments(self, index: int, delta: Any) -> Payload:
-        place = self._place_of_call.get(index)
-        if place is None or not isinstance(delta, str) or not delta:
-            return None
-        self._in_pieces.add(index)
-        return ToolCallDelta(place, arguments=delta)
-
-    def done(self, index: int, raw: msgspec.Raw) -> Iterator[Payload]:
-        """What a complete item adds to its pieces: everything, if it did not come in pieces."""
-        item = _read_item(raw)
-        whole = index not in self._in_pieces
-        if item.type == "function_call":
-            if index not in self._place_of_call:
-                yield self.added(index, raw)
-            if whole:
-                yield ToolCallDelta(self._place_of_call[index], arguments=item.arguments or "{}")
-        elif item.type == "reasoning":
-            text = (
-                "\n\n".join(part.text or "" for part in item.summary or item.content or ()) if whole else ""
-            )
-            # The two belong together: the service refuses the one under another id.
-            signature = f"{item.id or ''}:{item.encrypted_content}" if item.encrypted_content else ""
-            if text or signature:
-                yield ThinkingDelta(text, signature)
-        elif whole:
-            for part in item.content or ():
-                yield self.text(index, part.text or part.refusal, refusal=part.type == "refusal")
-
-    def terminal(self, response: _Response) -> Terminal:
-        if response.status == "incomplete":
-            reason = (response.incomplete_details or _Incomplete()).reason or "incomplete"
-            return Terminal(_STOP_REASONS.get(reason, "other"), reason)
-        stopped = "refusal" if self._refused else "tool_calls" if self._place_of_call else "stop"
-        return Terminal(stopped, "completed")
-
-
-def _read_item(raw: msgspec.Raw) -> _Item:
-    return _decode_item(raw) if _decode_kind(raw).type in _READ_ITEMS else _Item()
-
-
 def _meta(response: _Response) -> Meta:
     return Meta(response.id or "", response.model or "")
 
 
-def _ending(response: _Response, output: _Output) -> Iterator[Payload]:
+def _ending(response: _Response, output: Output) -> Iterator[Payload]:
+    yield from filter(None, output.rest(response.output or ()))
     if response.usage is not None:
         yield _token_usage(response.usage)
-    yield output.terminal(response)
+    yield _terminal(response, output)
+
+
+def _terminal(response: _Response, output: Output) -> Terminal:
+    if response.status == "incomplete":
+        reason = (response.incomplete_details or _Incomplete()).reason or "incomplete"
+        return Terminal(_STOP_REASONS.get(reason, "other"), reason)
+    return Terminal(output.stop_reason, "completed")
 
 
 def _failure(response: _Response) -> bytes:
@@ -327,9 +232,9 @@ class ResponsesDecoder(StreamDecoder):
 
     def __init__(self, errors: ErrorMapper) -> None:
         super().__init__(errors)
-        self._output = _Output()
+        self._output = Output()
 
-    def _read(self, block: SSEEvent) -> Sequence[Payload]:
+    def _read(self, block: SSEEvent) -> Iterable[Payload]:
         event = _decode_event(block.data)
         output, index = self._output, event.output_index
         match event.type:
@@ -353,7 +258,7 @@ class ResponsesDecoder(StreamDecoder):
             case "response.completed" | "response.incomplete":
                 return self._ended(event)
             case "response.failed":
-                raise self._errors.from_event(_failure(_decode_response(event.response)))
+                return self._failed(_decode_response(event.response))
             case "error":
                 raise self._errors.from_event(block.data)
             case _:
@@ -364,6 +269,11 @@ class ResponsesDecoder(StreamDecoder):
         response.status = event.type.removeprefix("response.")
         return tuple(_ending(response, self._output))
 
+    def _failed(self, response: _Response) -> Iterator[Payload]:
+        if response.usage is not None:
+            yield _token_usage(response.usage)
+        raise self._errors.from_event(_failure(response))
+
 
 def decode_body(body: bytes, errors: ErrorMapper) -> list[StreamEvent]:
     """The events of a whole response. Raises ``ProviderError`` for an error or an incomplete body."""
@@ -373,11 +283,7 @@ def decode_body(body: bytes, errors: ErrorMapper) -> list[StreamEvent]:
             raise errors.from_event(_failure(response))
         if response.status not in {"completed", "incomplete"} or response.output is None:
             raise errors.broken(f"the answer has no output or is not complete: {response.status}")
-        output = _Output()
-        payloads: list[Payload] = [_meta(response)]
-        for index, item in enumerate(response.output):
-            payloads += filter(None, output.done(index, item))
+        payloads = [_meta(response), *_ending(response, Output())]
     except MALFORMED as error:
         raise errors.broken(f"the answer is not Responses JSON: {error}") from error
-    payloads += _ending(response, output)
     return list(events_of(payloads, body))

@@ -249,6 +249,40 @@ async def test_a_request_that_was_turned_away_costs_nothing_and_one_without_an_a
     assert rig.record.usage is None
 
 
+class Connecting(FakeProvider):
+    """One that never answers, and says whether the request had left when it was stopped."""
+
+    sent: bool | None = None
+
+    async def open(self, request, model, budget):
+        try:
+            await asyncio.sleep(FOREVER)
+        except asyncio.CancelledError as stopped:
+            if self.sent is not None:
+                stopped.sent = self.sent
+            raise
+
+
+@pytest.mark.parametrize("end", ["cancelled", "transient"])
+@pytest.mark.parametrize(
+    ("sent", "cost"),
+    [(False, (0, CostStatus.EXACT)), (True, (None, CostStatus.UNKNOWN)), (None, (None, CostStatus.UNKNOWN))],
+)
+async def test_what_was_stopped_before_it_left_costs_nothing_and_gives_its_dollars_back(end, sent, cost):
+    rig = Rig(clock=SYSTEM_CLOCK)
+    rig.provider = Connecting("p")
+    rig.provider.sent = sent
+    rig.runner._providers = {("p", "api_key"): rig.provider}
+    attempt = rig.start(STREAM, AttemptBudget(first_content_s=0.02 if end == "transient" else 60.0))
+    task = asyncio.create_task(drain(attempt))
+    await asyncio.sleep(0)
+    if end == "cancelled":
+        task.cancel()
+    with pytest.raises((asyncio.CancelledError, TransientError)):
+        await task
+    assert (rig.record.error_class, rig.record.cost_nanos, rig.record.cost_status) == (end, *cost)
+
+
 @pytest.mark.parametrize(
     ("reply", "usage", "cost"),
     [
@@ -347,6 +381,42 @@ async def test_a_failure_in_the_stream_is_recorded_as_truncated_and_counts():
     assert (rig.record.error_class, rig.record.stop_reason) == ("mid_stream", "truncated")
     assert rig.record.ttft_ms is not None
     assert (rig.states["p"], rig.states["p/m"]) == (CircuitState.HALF_OPEN, CircuitState.OPEN)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ThrottledError("slow down", status=429, code="rate_limit_error", retry_after=7.0),
+        CredentialError("the key has expired", status=401, body=b"{}"),
+        MoneyGoneError("no money"),
+        ModelUnavailableError("gone"),
+        TransientError("overloaded"),
+    ],
+)
+async def test_whatever_the_reason_a_failure_after_content_is_a_broken_answer(error):
+    rig = Rig(Reply("a b c", error=error, error_after=2))
+    attempt = rig.start(STREAM)
+    with pytest.raises(StreamBrokenError, match=str(error)) as caught:
+        await drain(attempt)
+    broken = caught.value
+    assert broken is attempt.error
+    assert isinstance(broken.__cause__, type(error))
+    assert (broken.status, broken.code, broken.retry_after) == (error.status, error.code, error.retry_after)
+    assert (broken.body, broken.provider, broken.model) == (error.body, "p", "m")
+    record = rig.record
+    assert (record.error_class, record.stop_reason) == ("mid_stream", "truncated")
+    assert record.error_code == (error.code or str(error.status or ""))
+    assert rig.states["p/m"] is CircuitState.OPEN
+    assert rig.domains.refusal(the_candidate("p/other")) is None, "the credential is not blamed"
+
+
+@pytest.mark.parametrize("error", [RefusalError("no"), ContextTooLongError("full"), CallerError("bad")])
+async def test_a_failure_after_content_that_nobody_is_blamed_for_stays_what_it_is(error):
+    rig = Rig(Reply("a b c", error=error, error_after=2))
+    with pytest.raises(type(error), match=str(error)):
+        await drain(rig.start(STREAM))
+    assert (rig.record.error_class, rig.record.stop_reason) == (error.error_class, "truncated")
+    assert set(rig.states.values()) == {CircuitState.HALF_OPEN}
 
 
 async def test_an_answer_that_ends_without_its_terminal_event_is_broken():
@@ -451,18 +521,45 @@ async def test_an_answer_that_comes_all_at_once_may_take_as_long_as_its_call():
         await drain(late.start(budget=AttemptBudget(total_s=0.05)))
 
 
-async def test_a_slow_head_takes_its_time_from_the_first_content():
+@pytest.mark.parametrize(
+    ("budget", "waiting_for"),
+    [
+        (AttemptBudget(first_content_s=50.04), "its first content"),
+        (AttemptBudget(first_content_s=60, total_s=50.04), "its end"),
+    ],
+)
+async def test_a_slow_head_takes_its_time_from_what_comes_after_it(budget, waiting_for):
     """Both together have the limit, so that a head just in time does not double it."""
     clock = FakeClock(autojump=False)
     rig = Rig(Reply(head_s=50, first_content_s=FOREVER), clock=clock)
-    attempt = rig.start(STREAM, AttemptBudget(first_content_s=50.04))
+    attempt = rig.start(STREAM, budget)
     head = asyncio.create_task(anext(attempt))
     await asyncio.sleep(0)
     clock.advance(50)
     await head
     async with asyncio.timeout(5):
-        with pytest.raises(TransientError, match=r"after 0\.0 s waiting for its first content"):
+        with pytest.raises(TransientError, match=rf"timed out after 50\.0 s waiting for {waiting_for}"):
             await anext(attempt)
+
+
+async def test_a_slow_reader_of_a_punctual_provider_gets_its_whole_answer_and_blames_nobody():
+    rig = Rig(Reply(("a", "b", "c"), head_s=1, first_content_s=1, between_s=1), half_open=False)
+    seen = []
+    async for event in rig.start(STREAM, AttemptBudget(first_content_s=2.5, idle_s=5, total_s=5)):
+        seen.append(event.kind.value)
+        rig.clock.advance(60)
+    assert seen == ["meta", "content", "content", "content", "usage", "terminal"]
+    assert rig.record.success
+    assert [snapshot.consecutive_failures for snapshot in rig.domains.snapshot()] == [0, 0]
+
+
+async def test_what_comes_without_a_wait_is_taken_however_late_its_reader_is():
+    rig = scripted(TEXT, TEXT, half_open=False, clock=FakeClock(autojump=False))
+    attempt = rig.start(STREAM, AttemptBudget(idle_s=5, total_s=5))
+    await anext(attempt)
+    rig.clock.advance(60)
+    assert await anext(attempt) is TEXT
+    await attempt.aclose()
 
 
 async def test_pauses_between_events_below_the_limit_are_fine_however_many():
@@ -516,6 +613,7 @@ async def test_an_attempt_that_was_never_begun_sends_nothing_and_gives_everythin
     rig = Rig()
     await rig.start().aclose()
     assert rig.record.error_class == "cancelled"
+    assert (rig.record.cost_nanos, rig.record.cost_status) == (0, CostStatus.EXACT)
     assert rig.provider.received == []
 
 

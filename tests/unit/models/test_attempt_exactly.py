@@ -166,20 +166,30 @@ async def test_a_complete_answer_that_is_a_failure_says_which(stop_reason, kind,
 
 async def test_time_that_is_used_up_before_the_answer_leaves_none_for_it():
     clock = FakeClock(autojump=False)
-    attempt = start(
-        runner_of(Reply(head_s=FOREVER), clock=clock), request=STREAM, budget=AttemptBudget(10, 600, 60, 50)
-    )
+    script = Reply(head_s=70, first_content_s=FOREVER)
+    attempt = start(runner_of(script, clock=clock), request=STREAM, budget=AttemptBudget(10, 600, 60, 50))
+    head = asyncio.create_task(anext(attempt))
+    await asyncio.sleep(0)
     clock.advance(70)
+    await head
     async with asyncio.timeout(0.9):
         await ended(attempt)
-    assert str(attempt.error) == "p/m#api_key timed out after 0.0 s waiting for its end"
+    assert str(attempt.error) == "p/m#api_key timed out after 50.0 s waiting for its end"
+
+
+async def test_time_that_passes_before_an_attempt_is_begun_is_not_waited():
+    clock = FakeClock()
+    attempt = start(runner_of(Reply(head_s=40), clock=clock), budget=AttemptBudget(10, 600, 60, 50))
+    clock.advance(70)
+    await ended(attempt)
+    assert attempt.error is None
 
 
 async def test_of_two_limits_that_end_together_the_nearer_one_is_named():
     clock = FakeClock(autojump=False)
-    budget = AttemptBudget(10, 0.02, 60, 0.02)
+    budget = AttemptBudget(10, 0.1, 60, 0.1)
     attempt = await ended(start(runner_of(Reply(head_s=FOREVER), clock=clock), request=STREAM, budget=budget))
-    assert str(attempt.error) == "p/m#api_key timed out after 0.0 s waiting for its first content"
+    assert str(attempt.error) == "p/m#api_key timed out after 0.1 s waiting for its first content"
 
 
 async def test_an_answer_without_its_end_says_so():

@@ -84,13 +84,13 @@ def test_dollars_are_shared_by_all_attempts():
     assert not budget.affords(0.0061)
 
 
-def test_an_attempt_of_unknown_cost_counts_as_predicted_and_all_of_them_add_up():
+def test_an_attempt_of_unknown_cost_counts_as_held_and_all_of_them_add_up():
     budget = CallBudget(CallLimits(), now=0.0, budget_usd=0.01)
     budget.spend(None)
     assert budget.spent_nanos == 0
-    budget.spend(None, 0.004)
-    budget.spend(1_000_000, 0.009)
-    budget.spend(None, 0.002)
+    for cost, held in ((None, 4_000_000), (1_000_000, 9_000_000), (None, 2_000_000)):
+        budget._held_nanos += held
+        budget.spend(cost, held)
     assert budget.spent_nanos == 7_000_000
     assert not budget.affords(0.0031)
 

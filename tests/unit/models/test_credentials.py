@@ -55,6 +55,23 @@ def test_a_later_deadline_of_another_process_wins_and_an_earlier_one_changes_not
     assert health.reason == "still no money"
 
 
+def test_one_probe_is_under_way_at_a_time_until_it_ends_or_its_lease_does():
+    health = CredentialHealth()
+    now = health.off(T)
+    assert health.retry_at(now - 1) == now
+    assert health.retry_at(now) == now
+    health.take_probe(now + 30)
+    assert (health.retry_at(now), health.retry_at(now + 29.5)) == (now + 1, now + 30)
+    assert health.retry_at(now + 30) <= now + 30
+    health.end_probe(now + 29)
+    assert health.retry_at(now) > now, "that was the lease of another"
+    health.end_probe(now + 30)
+    assert health.retry_at(now) == now
+    health.take_probe(now + 30)
+    health.reset()
+    assert health.retry_at(now) <= now
+
+
 class Health(RuleBasedStateMachine):
     """Whatever happens, the deadline never moves back except by a reset, and asking changes nothing."""
 

@@ -270,10 +270,17 @@ def test_a_throttled_candidate_cools_down_as_long_as_was_asked(domains, clock):
     take(domains)
 
 
-@pytest.mark.parametrize("retry_after", [None, 0.0])
-def test_a_cooldown_is_five_seconds_when_the_provider_does_not_say(domains, clock, retry_after):
-    take(domains).failure(ThrottledError("429", retry_after=retry_after))
+def test_a_cooldown_is_five_seconds_when_the_provider_does_not_say(domains, clock):
+    take(domains).failure(ThrottledError("429"))
     assert domains.refusal(THIS).retry_at == clock.monotonic() + 5
+
+
+@pytest.mark.parametrize("error", [ThrottledError("429", retry_after=0), CallerError("400", retry_after=0)])
+def test_who_may_come_again_at_once_does_not_rest(twins, error):
+    take(twins.first).failure(error)
+    assert twins.first.refusal(THIS) is None
+    assert twins.first.quiet
+    assert twins.told == []
 
 
 def test_a_cooldown_is_only_ever_extended(domains, clock):
@@ -362,6 +369,62 @@ def test_failures_at_the_same_moment_double_nothing(domains, clock):
     for permit in [take(domains) for _ in range(20)]:
         permit.failure(CredentialError("401"))
     assert domains.refusal(THIS).retry_at - clock.monotonic() == pytest.approx(300)
+
+
+def off(domains, clock):
+    """Turn the credential off, up to its first probe."""
+    take(domains).failure(CredentialError("401"))
+    clock.advance(300)
+
+
+def test_a_credential_that_was_off_is_probed_by_one_attempt_at_a_time(domains, clock):
+    off(domains, clock)
+    probe = take(domains)
+    for candidate in (THIS, OTHER_MODEL):
+        refusal = domains.acquire(candidate, 100)
+        assert (refusal.domain, refusal.error_class) == ("p#api_key", ErrorClass.CREDENTIAL)
+        assert refusal == domains.refusal(candidate)
+        assert refusal.retry_at == clock.monotonic() + 1
+    take(domains, OTHER_CREDENTIAL).release()
+    probe.success()
+    assert domains.quiet
+    assert len([take(domains) for _ in range(3)]) == 3
+
+
+@pytest.mark.parametrize("error", [None, TransientError("503"), CallerError("400"), ThrottledError("429")])
+def test_a_probe_that_says_nothing_of_its_credential_is_given_back(clock, error):
+    domains = FailureDomains(BreakerLimits(failure_threshold=9), clock=clock)
+    off(domains, clock)
+    probe = take(domains)
+    probe.release() if error is None else probe.failure(error)
+    clock.advance(5)
+    take(domains).failure(CredentialError("401"))
+    assert domains.refusal(THIS).retry_at == clock.monotonic() + 600, "the second failed probe"
+
+
+def test_a_forgotten_probe_of_a_credential_holds_up_nobody_beyond_its_lease(domains, clock):
+    off(domains, clock)
+    forgotten = take(domains)
+    clock.advance(99.5)
+    assert domains.refusal(THIS).retry_at == clock.monotonic() + 0.5
+    clock.advance(0.5)
+    probe = take(domains)
+    forgotten.release()
+    assert domains.refusal(THIS) is not None, "the lease of the forgotten one is not that of the next"
+    probe.release()
+    take(domains)
+
+
+def test_a_probe_that_works_while_another_process_found_the_credential_off_is_given_back(domains, clock):
+    off(domains, clock)
+    probe = take(domains)
+    later = Fact(FactKind.CREDENTIAL_OFF, "p#api_key", clock.time() + 50, clock.time(), "no money")
+    domains.learn([later])
+    probe.success()
+    assert domains.refusal(THIS).retry_at == pytest.approx(clock.monotonic() + 50)
+    clock.advance(50)
+    take(domains).success()
+    assert domains.quiet
 
 
 def test_an_answer_to_an_attempt_from_before_does_not_turn_the_credential_on(domains, clock):

@@ -10,18 +10,22 @@ import pytest
 from attune.errors import (
     AllProvidersFailedError,
     CallerError,
+    ContextTooLongError,
+    InvalidRequestError,
+    StoreError,
     StreamBrokenError,
     ThrottledError,
     TransientError,
     UnknownNameError,
 )
 from attune.models.budget import CallLimits
-from attune.models.executor import EventKind
+from attune.models.executor import EventKind, StreamEvent
 from attune.models.hedging import FirstContentTimes, parse_hedge
 from attune.models.request import ExecutionContext
-from attune.models.telemetry import TokenUsage
-from attune.testing import Reply
-from support.pipeline import ASK, Fleet
+from attune.models.retry import RetryPolicy
+from attune.models.telemetry import LLMCallRecord, TokenUsage
+from attune.testing import FakeProvider, Reply, Step
+from support.pipeline import ASK, Fleet, a_model
 
 QUICK = Reply(("one ", "two"), first_content_s=0.1, between_s=0.01)
 SLOW = QUICK._replace(first_content_s=5.0)
@@ -47,7 +51,7 @@ def test_the_setting_names_a_quantile(text, quantile):
     assert parse_hedge(text) == (quantile if quantile is None else pytest.approx(quantile))
 
 
-@pytest.mark.parametrize("text", ["p100", "p0", "95", "on", "", "p9x"])
+@pytest.mark.parametrize("text", ["p100", "p0", "p59", "95", "on", "", "p9x"])
 def test_any_other_setting_is_refused_with_the_choices(text):
     with pytest.raises(UnknownNameError, match=r"hedge .*p9|hedge.*off"):
         parse_hedge(text)
@@ -250,6 +254,39 @@ def test_what_was_cancelled_counts_with_what_it_had_waited_and_old_times_are_for
     assert times.quantile_s("t", "a/m", 0.5) == pytest.approx(0.9, rel=0.02)
 
 
+def attempts_of_a_call(number: int, *attempts: tuple[str, str, float, float | None]) -> list[LLMCallRecord]:
+    """The records of one call: (model, error class, latency, time to first content) of each attempt."""
+    call, at = f"call{number}", float(number)
+    return [
+        LLMCallRecord(
+            *(call, f"{call}.{place}", call, at, "", "", "t", "a", model, "capable", "api_key", not error),
+            latency_ms=latency_ms,
+            ttft_ms=ttft_ms,
+            error_class=error,
+            position=place,
+        )
+        for place, (model, error, latency_ms, ttft_ms) in enumerate(attempts)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("attempts", "learned"),
+    [
+        ([("m", "cancelled", 900.0, None), ("n", "", 950.0, 50.0)], 0.9),
+        ([("n", "transient", 5.0, None), ("m", "cancelled", 900.0, None), ("n", "", 950.0, 50.0)], 0.9),
+        ([("m", "cancelled", 900.0, None)], None),
+        ([("n", "", 950.0, 900.0), ("m", "cancelled", 5.0, None)], None),
+        ([("m", "transient", 900.0, None), ("n", "", 950.0, 50.0)], None),
+    ],
+    ids=["overtaken", "overtaken-repeat", "by-its-caller", "slower-second", "failed"],
+)
+def test_of_the_ledger_what_was_overtaken_counts_with_what_it_had_waited(attempts, learned):
+    times = FirstContentTimes()
+    times.learn_records(record for n in range(20) for record in attempts_of_a_call(n, *attempts))
+    found = times.quantile_s("t", "a/m", 0.5)
+    assert found == (learned if learned is None else pytest.approx(learned, rel=0.02))
+
+
 def test_only_a_thousand_keys_are_remembered_the_least_used_going_first():
     times = FirstContentTimes()
     for number in range(1001):
@@ -290,3 +327,126 @@ async def test_with_one_attempt_in_twenty_ten_times_slower_the_tail_shrinks_and_
     assert after <= 0.6 * before
     assert dollars_after <= 1.05 * dollars_before
     assert attempts <= 1.1 * calls
+
+
+async def test_a_fault_that_only_the_second_finds_does_not_end_the_first():
+    fleet = await hedged()
+    fleet["a"].then(QUICK._replace(first_content_s=0.5))
+    fleet["b"].then(CallerError("no such parameter here", status=400))
+    response = await fleet.executor.run(ASK)
+    assert (response.provider, response.text) == ("a", "one two")
+    assert [(r.provider, r.error_class) for r in fleet.records] == [("b", "caller"), ("a", "")]
+
+
+class SlowCap:
+    """A cap whose ledger takes its time from the second reservation on."""
+
+    def __init__(self, clock, error: Exception | None = None) -> None:
+        self.clock, self.error, self.asked, self.settled = clock, error, 0, []
+
+    async def reserve(self, nanos, *, ttl_s):
+        self.asked += 1
+        if self.asked > 1:
+            await self.clock.sleep(5.0)
+            if self.error is not None:
+                raise self.error
+        return self
+
+    def settle(self, cost_nanos):
+        self.settled.append(cost_nanos)
+
+
+@pytest.mark.parametrize("error", [None, StoreError("the disk is full")])
+async def test_the_first_does_not_wait_for_the_second_to_be_allowed_nor_fail_with_it(error):
+    fleet = await hedged()
+    fleet["a"].then(QUICK._replace(first_content_s=0.2))
+    before = fleet.clock.monotonic()
+    response = await fleet.executor.run(ASK, cap=SlowCap(fleet.clock, error))
+    assert response.provider == "a"
+    assert fleet.clock.monotonic() - before == pytest.approx(0.21, rel=0.05)
+    assert not fleet["b"].received
+    assert [r.position for r in fleet.records] == [0]
+    fleet["a"].then(QUICK._replace(first_content_s=20.0))
+    response = await fleet.executor.run(ASK, cap=SlowCap(fleet.clock, error))
+    assert response.provider == ("b" if error is None else "a")
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def test_a_prompt_too_long_for_one_of_two_leads_to_a_larger_window_when_the_other_fails():
+    models = [
+        a_model("a/m", window=10_000),
+        a_model("b/m", window=10_000),
+        a_model("c/m", window=5_000),
+        a_model("d/m", window=1_000_000),
+    ]
+    fleet = await hedged(*models, retry=RetryPolicy(max_repeats=0))
+    fleet["a"].then(Reply(error=ContextTooLongError("too long"), head_s=0.2))
+    fleet["b"].then(Reply(error=TransientError("overloaded"), head_s=0.5))
+    assert (await fleet.executor.run(ASK)).provider == "d"
+    assert fleet.seen == ["a/m", "b/m", "d/m"]
+
+
+@pytest.mark.parametrize("turns", range(14))
+async def test_a_call_that_is_cancelled_at_any_moment_leaves_neither_attempt_open(turns):
+    fleet = await hedged()
+    fleet["a"].then(SLOW)
+    fleet["b"].then(QUICK._replace(between_s=60.0))
+    call = asyncio.create_task(fleet.executor.run(ASK))
+    while not fleet["b"].received:
+        await asyncio.sleep(0)
+    while fleet["a"].in_flight and turns < 7:  # from when the loser is being ended on, or before
+        await asyncio.sleep(0)
+    for _ in range(turns % 7):
+        await asyncio.sleep(0)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    assert fleet.nothing_is_taken()
+    assert len(fleet.records) == 2
+
+
+async def test_a_hedge_that_is_no_text_is_refused_in_one_line():
+    with pytest.raises(InvalidRequestError, match='hedge is "off" or a quantile'):
+        await Fleet("a/m").executor.run(ASK, ExecutionContext(hedge=True))
+
+
+async def test_an_answer_that_comes_at_the_very_moment_of_a_callers_fault_is_taken():
+    fleet = await hedged()
+    hedge_at = fleet.executor.first_content_times.quantile_s("", "a/m", 0.95)
+    fleet["a"].then(Reply(error=CallerError("no such field", status=400), head_s=hedge_at + 0.1))
+    fleet["b"].then(QUICK._replace(first_content_s=0.1))
+    assert (await fleet.executor.run(ASK)).provider == "b"
+
+
+async def test_a_call_that_is_cancelled_while_a_second_attempt_waits_for_its_dollars_leaves_nothing():
+    fleet = await hedged()
+    fleet["a"].then(SLOW)
+    cap = SlowCap(fleet.clock)
+    call = asyncio.create_task(fleet.executor.run(ASK, cap=cap))
+    while cap.asked < 2:
+        await asyncio.sleep(0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert len(asyncio.all_tasks()) == 1
+    assert fleet.nothing_is_taken()
+    assert cap.settled == [None], "what the first may have cost is kept"
+
+
+class Pinging(FakeProvider):
+    """One that says many times that it is there before it answers."""
+
+    async def open(self, request, model, budget):
+        stream = await super().open(request, model, budget)
+        ping = Step(0.0, StreamEvent(EventKind.PING, b": ping\n\n", None))
+        other = Step(0.0, StreamEvent(EventKind.PING, b"event: begin\n\n", None))
+        stream._steps.extendleft([other, *[ping] * 50])
+        return stream
+
+
+async def test_of_many_pings_before_the_first_content_one_is_passed_on_and_what_else_comes_too():
+    fleet = Fleet("a/m")
+    fleet.runner._providers["a", "api_key"] = Pinging("a")
+    async with fleet.executor.stream(ASK) as events:
+        raws = [event.raw async for event in events if event.kind is EventKind.PING]
+    assert raws == [b": ping\n\n", b"event: begin\n\n"]
+    assert events.response.text == "ok"

@@ -258,3 +258,10 @@ def test_the_size_of_the_prompt_can_be_forgotten():
     assert RouteRequest(input_tokens=5, max_output_tokens=7).of_unknown_size() == RouteRequest(
         max_output_tokens=7
     )
+
+
+def test_no_session_and_no_account_may_be_given_as_none():
+    context = ExecutionContext(session_id=None, account=None)
+    assert (context.session_id, context.account) == ("", "")
+    with pytest.raises(InvalidRequestError, match="account must be a text"):
+        ExecutionContext(account=5)

@@ -6,7 +6,14 @@ import asyncio
 
 import pytest
 
-from attune.errors import AllProvidersFailedError, ConnectionFailedError, StreamBrokenError, TransientError
+from attune.errors import (
+    AllProvidersFailedError,
+    ConnectionFailedError,
+    NoCandidateError,
+    StreamBrokenError,
+    ThrottledError,
+    TransientError,
+)
 from attune.models.circuit_breaker import CircuitState
 from attune.models.failure_domains import BreakerLimits
 from attune.models.request import ExecutionContext
@@ -17,7 +24,7 @@ DOWN = TransientError("overloaded", status=503)
 UNREACHABLE = ConnectionFailedError("connection refused")
 WAIT = TransientError("overloaded", status=503, retry_after=30.0)
 NO_REPEAT = RetryPolicy(max_repeats=0)
-NO_BREAKER = BreakerLimits(failure_threshold=1000)
+NO_BREAKER = BreakerLimits(failure_threshold=1_000_000)
 
 
 def credentials_seen(fleet):
@@ -135,6 +142,37 @@ async def test_closing_a_stream_ends_its_reader_and_returns_when_it_has_left():
     with pytest.raises(StreamBrokenError, match="closed while it was being read"):
         await reader
     assert reader.cancelling() == 0
-    with pytest.raises(StopAsyncIteration):
+    with pytest.raises(StreamBrokenError, match="another task closed the stream"):
         await anext(events)
     assert fleet.asked == 1
+
+
+@pytest.mark.parametrize("models", [1, 2, 3])
+async def test_a_provider_of_which_every_model_fails_is_asked_hardly_more_often_than_there_are_calls(models):
+    fleet = Fleet(*(f"a/m{number}" for number in range(models)), breaker=NO_BREAKER)
+    fleet["a"].default = TransientError("overloaded", status=503)
+    for _ in range(1500):
+        with pytest.raises(AllProvidersFailedError):
+            await fleet.executor.run(ASK)
+    assert fleet.asked <= 1.1 * 1500
+
+
+async def test_while_one_model_of_a_provider_fails_every_call_is_answered_by_another_of_it():
+    fleet = Fleet("a/down", "a/well", breaker=NO_BREAKER, retry=NO_REPEAT)
+
+    def answer(_request, model):
+        return TransientError("overloaded", status=503) if model.id == "down" else "ok"
+
+    fleet["a"].default = answer
+    for _ in range(300):
+        assert (await fleet.executor.run(ASK)).text == "ok"
+
+
+async def test_a_provider_that_throttles_everything_is_waited_for_no_more_often_than_the_bucket_allows():
+    fleet = Fleet("a/m")
+    fleet["a"].default = ThrottledError("too fast", retry_after=1.0)
+    for _ in range(1000):
+        with pytest.raises((AllProvidersFailedError, NoCandidateError)):
+            await fleet.executor.run(ASK)
+        fleet.clock.advance(2.0)
+    assert fleet.asked <= 1.1 * 1000

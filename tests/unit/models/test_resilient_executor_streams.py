@@ -9,6 +9,7 @@ import pytest
 from attune.errors import (
     AllProvidersFailedError,
     CallerError,
+    InvalidRequestError,
     ProviderError,
     StreamBrokenError,
     TransientError,
@@ -216,3 +217,44 @@ async def test_a_stream_with_pings_leaves_nothing_behind(how):
 
 async def _to_the_end(events):
     return [event async for event in events]
+
+
+@pytest.mark.parametrize("ping_s", [0, -1, "1", float("nan"), float("inf"), True])
+def test_a_time_between_pings_that_makes_no_sense_is_refused(ping_s):
+    with pytest.raises(InvalidRequestError, match="ping_s must be"):
+        Fleet("a/m").executor.stream(STREAM, ping_s=ping_s)
+
+
+async def test_a_second_reader_is_refused_and_the_first_goes_on():
+    fleet = Fleet("a/m")
+    fleet["a"].sleep = asyncio.sleep
+    fleet["a"].then(Reply(("one ", "two"), first_content_s=0.1))
+    async with fleet.executor.stream(STREAM) as events:
+        first = asyncio.create_task(_to_the_end(events))
+        await asyncio.sleep(0.02)
+        with pytest.raises(InvalidRequestError, match="another task is reading"):
+            await anext(events)
+        assert (await first)[-1].kind is EventKind.TERMINAL
+
+
+async def test_leaving_a_stream_does_not_swallow_a_cancellation():
+    fleet = Fleet("a/m")
+    fleet["a"].sleep = asyncio.sleep
+    for turns in range(4):
+        fleet["a"].then(Reply("late", head_s=60.0))
+
+        async def leave() -> None:
+            async with fleet.executor.stream(STREAM, ping_s=0.01) as events:
+                await anext(events)
+            await asyncio.sleep(60)
+
+        task = asyncio.create_task(leave())
+        while not fleet["a"].in_flight:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.03)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert fleet.nothing_is_taken()

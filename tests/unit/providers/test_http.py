@@ -5,10 +5,17 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
-from attune.errors import ConnectionFailedError, ProviderError
+from attune.errors import (
+    ConnectionFailedError,
+    MoneyGoneError,
+    ProviderError,
+    StreamBrokenError,
+    ThrottledError,
+)
 from attune.models.executor import AttemptBudget, EventKind
 from attune.models.registry import ModelInfo, ModelTier
 from attune.models.request import LLMRequest
+from attune.providers._http import _Connection
 from attune.providers.openai import OpenAIProvider
 from attune.providers.secret import Secret
 from support.upstream import Answer, FakeUpstream, chat_body
@@ -90,6 +97,92 @@ async def test_a_refused_connection_sent_nothing() -> None:
     assert not failed.value.sent
 
 
+@asynccontextmanager
+async def server_that_says(answer: bytes, then: bytes = b"") -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """Answers with these bytes, later with more when there are, and keeps the connection; the event is set
+    when the first bytes of a client have come.
+    """
+    asked, writers = asyncio.Event(), []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        await reader.read(100_000)
+        asked.set()
+        writer.write(answer)
+        await writer.drain()
+        await asyncio.sleep(0.05 if then else 0)  # so that the two arrive one after the other
+        writer.write(then)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", asked
+        for writer in writers:
+            writer.close()
+
+
+@pytest.mark.parametrize(("scheme", "sent"), [("https", False), ("http", True)])
+async def test_who_is_stopped_before_the_head_says_whether_the_request_had_left(
+    scheme: str, sent: bool
+) -> None:
+    async with server_that_says(b"") as (address, asked):  # with https it waits for the handshake
+        provider = OpenAIProvider("mine", base_url=f"{scheme}://{address}", key=None)
+        asking = asyncio.create_task(ask(provider))
+        await asked.wait()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError) as stopped:
+            await asking
+        await provider.aclose()
+    assert vars(stopped.value) == {"sent": sent}
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b'{"error": {"message": "no mon', ThrottledError),
+        (b'{"error": {"message": "no money", "code": "insufficient_quota"}}', MoneyGoneError),
+    ],
+)
+async def test_an_error_whose_body_does_not_end_is_what_its_status_and_the_body_so_far_say(
+    body: bytes, kind: type[ProviderError]
+) -> None:
+    head = b"HTTP/1.1 429 Too Many\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n"
+    async with server_that_says(head + body) as (address, _), asyncio.timeout(5):
+        provider = OpenAIProvider("mine", base_url=f"http://{address}", key=None)
+        with pytest.raises(kind) as failed:
+            await ask(provider)
+        await provider.aclose()
+    assert (failed.value.status, failed.value.body) == (429, body)
+
+
+@pytest.mark.parametrize(
+    "framing", [b"zz\r\n", b"f" * 20 + b"\r\n", b"-5\r\nabc\r\n", b"0\r\nbad trailer\r\n\r\n"]
+)
+async def test_an_answer_that_stops_being_http_is_broken_at_once_and_what_came_before_it_counts(
+    framing: bytes,
+) -> None:
+    event = b'data: {"choices": [{"index": 0, "delta": {"content": "x"}}]}\n\n'
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    answer = head + b"%x\r\n%s\r\n" % (len(event), event)
+    async with server_that_says(answer, framing) as (address, _), asyncio.timeout(5):
+        provider = OpenAIProvider("mine", base_url=f"http://{address}", key=None)
+        stream = await provider.open(LLMRequest.from_prompt("hi", stream=True), MODEL, BUDGET)
+        seen = [(await anext(stream)).kind for _ in range(2)]
+        assert seen == [EventKind.META, EventKind.CONTENT]
+        with pytest.raises(StreamBrokenError, match="the connection broke during the answer"):
+            await anext(stream)
+        await provider.aclose()
+
+
+async def test_bytes_after_a_complete_answer_do_not_spoil_it() -> None:
+    connection = _Connection(asyncio.get_running_loop())
+    connection.set_response_params()
+    connection.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+    _, body = await connection.read()
+    connection.data_received(b"garbage")
+    assert connection.exception() is not None
+    assert await body.read() == b"{}"
+
+
 async def test_no_error_leads_to_the_key_through_what_caused_it() -> None:
     key = "canary-of-a-key-in-a-header"
     broken_body = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 999\r\n\r\n{"
@@ -120,9 +213,9 @@ async def test_a_connection_that_breaks_after_a_complete_answer_is_no_error() ->
     async with FakeUpstream() as upstream:
         provider = OpenAIProvider("mine", base_url=upstream.chat_url, key=None)
         stream = LLMRequest.from_prompt("hi", stream=True)
-        body = b"data: [DONE]\n\n"
+        body = b'data: {"choices": [{"index": 0, "delta": {"content": "x"}}]}\n\ndata: [DONE]\n\n'
         upstream.then(Answer(body=body + b":", content_type="text/event-stream", cut_after=len(body)))
-        assert await ask(provider, stream) == [EventKind.TERMINAL]
+        assert await ask(provider, stream) == [EventKind.META, EventKind.CONTENT, EventKind.TERMINAL]
         assert EventKind.TERMINAL in await ask(provider, stream)
         await provider.aclose()
 

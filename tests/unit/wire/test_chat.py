@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from attune.errors import CallerError, ContextTooLongError, StreamBrokenError
+from attune.errors import CallerError, ContextTooLongError, ProviderError, StreamBrokenError, ThrottledError
 from attune.models.executor import (
     EventKind,
     Meta,
@@ -138,6 +138,14 @@ class TestEncoding:
             {"role": "tool", "tool_call_id": "c2", "content": "Error: no"},
             {"role": "user", "content": "and?"},
         ]
+
+    @pytest.mark.parametrize("arguments", ['{"city": "Rom', "[]"])
+    def test_arguments_that_are_no_object_are_one_with_their_text_since_many_servers_read_them(
+        self, arguments: str
+    ) -> None:
+        turn = Message("assistant", (ToolCallPart("c", "get", arguments),))
+        (call,) = encoded(LLMRequest((Message.user("x"), turn)))["messages"][1]["tool_calls"]
+        assert json.loads(call["function"]["arguments"]) == {"arguments": arguments}
 
     def test_ids_above_its_limit_are_digests_and_results_have_those_of_their_calls(self) -> None:
         conversation = (
@@ -322,7 +330,37 @@ class TestStream:
         assert EventKind.TERMINAL not in {e.kind for e in decoded(chunk({"content": "x"}, "stop"))}
 
     def test_nothing_follows_the_terminal(self) -> None:
-        assert [type(p) for p in payloads(DONE + chunk({"content": "late"}))] == [Terminal]
+        stream = chunk({"content": "x"}) + DONE + chunk({"content": "late"})
+        assert payloads(stream) == [META, TextDelta("x"), Terminal("stop", "")]
+
+    @pytest.mark.parametrize(
+        "before", [b"", sse({"object": "ping"}), chunk({"role": "assistant", "content": ""})]
+    )
+    def test_done_after_nothing_at_all_is_not_an_answer(self, before: bytes) -> None:
+        with pytest.raises(StreamBrokenError, match="mine/m: the answer is empty"):
+            decoded(before + DONE)
+
+    def test_an_answer_that_says_it_stopped_may_be_empty(self) -> None:
+        assert payloads(chunk({}, "stop") + DONE) == [META, Terminal("stop", "stop")]
+
+    @pytest.mark.parametrize(
+        "delta",
+        [
+            {"reasoning": "hm"},
+            {"refusal": "no"},
+            {"tool_calls": [{"id": "a", "function": {"name": "f"}}]},
+        ],
+    )
+    def test_done_decides_after_any_content(self, delta: dict[str, Any]) -> None:
+        assert type(payloads(chunk(delta) + DONE)[-1]) is Terminal
+
+    def test_an_answer_that_stopped_for_an_error_is_a_broken_one_and_its_usage_counts(self) -> None:
+        usage = {"prompt_tokens": 5, "completion_tokens": 3}
+        stream = chunk({"content": "par"}, "error") + sse({"choices": [], "usage": usage})
+        events = ChatDecoder(ERRORS).feed(stream + DONE)
+        assert [next(events).parsed for _ in range(3)] == [META, TextDelta("par"), TokenUsage(5, 3)]
+        with pytest.raises(StreamBrokenError, match="the provider ended the answer with an error"):
+            next(events)
 
     @pytest.mark.parametrize(
         ("raw", "reason"),
@@ -401,6 +439,37 @@ class TestStream:
         with pytest.raises(StreamBrokenError, match="The server had an error"):
             next(events)
 
+    @pytest.mark.parametrize(
+        ("block", "expected"),
+        [
+            ({"object": "error", "message": "boom", "type": "Bad", "code": 400}, CallerError),
+            ({"object": "error", "message": "boom", "code": 500}, StreamBrokenError),
+            ({"object": "error"}, StreamBrokenError),
+            ({"message": "boom", "code": 429}, ThrottledError),
+            ({"detail": "boom"}, StreamBrokenError),
+            ({"code": "context_length_exceeded"}, ContextTooLongError),
+            ({"choices": [], "message": "boom"}, StreamBrokenError),
+            ({"choices": None, "error": {"message": "boom"}}, StreamBrokenError),
+        ],
+    )
+    def test_an_error_that_stands_where_a_chunk_should_is_one_and_not_the_end_of_an_answer(
+        self, block: dict[str, Any], expected: type[ProviderError]
+    ) -> None:
+        events = ChatDecoder(ERRORS).feed(chunk({"content": "par"}) + sse(block) + DONE)
+        assert [next(events).parsed, next(events).parsed] == [META, TextDelta("par")]
+        with pytest.raises(ProviderError, match="mine/m failed in its answer") as caught:
+            next(events)
+        assert type(caught.value) is expected
+        assert "message" not in block or "boom" in str(caught.value)
+        with pytest.raises(expected):
+            decode_body(json.dumps(block).encode(), ERRORS)
+
+    @pytest.mark.parametrize(
+        "block", [{"object": "ping"}, {"choices": [], "message": "", "code": 0, "detail": None}]
+    )
+    def test_a_block_without_choices_that_reports_nothing_is_ignored(self, block: dict[str, Any]) -> None:
+        assert payloads(chunk({"content": "x"}) + sse(block)) == [META, TextDelta("x")]
+
     def test_an_event_named_error_is_an_error_whatever_its_data(self) -> None:
         with pytest.raises(StreamBrokenError, match="out of memory"):
             decoded(b"event: error\ndata: out of memory\n\n")
@@ -435,6 +504,9 @@ class TestBody:
             (b"", "not Chat Completions JSON"),
             (b'{"choices": []}', "has no message"),
             (b'{"choices": [{"index": 0}]}', "has no message"),
+            (b'{"choices": [{"message": {"content": null}, "finish_reason": null}]}', "is empty"),
+            (b'{"choices": [{"message": {"content": "x"}, "finish_reason": "error"}]}', "with an error"),
+            (b'{"detail": "Internal error"}', "Internal error"),
             (b'{"error": {"message": "upstream died", "code": 502}}', "upstream died"),
         ],
     )
@@ -445,6 +517,10 @@ class TestBody:
     def test_an_error_with_status_200_has_its_class(self) -> None:
         with pytest.raises(ContextTooLongError):
             decode_body(b'{"error": {"code": "context_length_exceeded", "message": "x"}}', ERRORS)
+
+    def test_a_body_without_a_finish_reason_is_an_answer_if_it_says_something(self) -> None:
+        body = b'{"choices": [{"message": {"content": "x"}, "finish_reason": null}]}'
+        assert [e.parsed for e in decode_body(body, ERRORS)][1:] == [TextDelta("x"), Terminal("stop", "")]
 
     def test_a_body_cut_anywhere_is_never_an_answer(self) -> None:
         body = chat_body(Answer(), "m")

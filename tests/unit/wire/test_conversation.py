@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -32,6 +33,13 @@ def called(*given: str) -> Message:
     return Message("assistant", tuple(ToolCallPart(each, "get", "{}") for each in given))
 
 
+def sent(arguments: str) -> object:
+    (message,) = fitted(Message("assistant", (ToolCallPart("c", "get", arguments),)))
+    (part,) = message.content
+    assert isinstance(part, ToolCallPart)
+    return json.loads(part.arguments)
+
+
 def answered(*given: str) -> Message:
     return Message("user", tuple(ToolResultPart(each, f"answer to {each}") for each in given))
 
@@ -57,6 +65,24 @@ class TestThinking:
         assert fitted(Message.user("hi"), Message("assistant", (thought,))) == [Message.user("hi")]
         empty = Message("assistant", (thought, TextPart("")))  # which no protocol is sent
         assert fitted(empty) == [Message("assistant", (TextPart(""),))]
+
+
+class TestArguments:
+    @pytest.mark.parametrize("arguments", ["{}", '{"a": 1.50}', ' {"a":\n{"b": []}} '])
+    def test_an_object_stays_byte_for_byte(self, arguments: str) -> None:
+        message = Message("assistant", (ToolCallPart("c", "get", arguments),))
+        assert fitted(message) == [message]
+
+    @pytest.mark.parametrize("arguments", ["", " "])
+    def test_none_are_an_empty_object(self, arguments: str) -> None:
+        assert sent(arguments) == {}
+
+    @pytest.mark.parametrize("arguments", ['{"city": "Rom', "[1]", '"x"', "7", "{}{}", '{"a":' * 50_000])
+    def test_what_is_no_object_is_one_that_has_the_text(self, arguments: str) -> None:
+        assert sent(arguments) == {"arguments": arguments}
+
+    def test_text_that_utf8_cannot_say_is_still_an_object(self) -> None:
+        assert sent('{"a": "\ud800"}') == {"arguments": '{"a": "?"}'}
 
 
 class TestCallIds:

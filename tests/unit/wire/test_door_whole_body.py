@@ -93,7 +93,8 @@ def test_spoken_answers_of_chat_are_there() -> None:
         {"transcript": "i", "expires_at": 9},
     ]
     chunks = [sse({"choices": [{"index": 0, "delta": {"audio": piece}}]}) for piece in pieces]
-    audio = whole("chat", [*chunks, b"data: [DONE]\n\n"])["choices"][0]["message"]["audio"]
+    end = sse({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    audio = whole("chat", [*chunks, end, b"data: [DONE]\n\n"])["choices"][0]["message"]["audio"]
     assert audio == {"id": "audio_1", "data": "QUJD", "transcript": "hi", "expires_at": 9}
 
 
@@ -147,7 +148,8 @@ def test_a_tool_s_input_that_is_no_json_is_kept_as_text() -> None:
         "index": 0,
         "delta": {"type": "input_json_delta", "partial_json": "{x"},
     }
-    assert whole("messages", message_events(call, piece))["content"][0]["input"] == {"arguments": "{x"}
+    stop = {"type": "content_block_stop", "index": 0}
+    assert whole("messages", message_events(call, piece, stop))["content"][0]["input"] == {"arguments": "{x"}
 
 
 @pytest.mark.parametrize("protocol", ["chat"])

@@ -1,6 +1,8 @@
 """Every row of the table of error classes, as the providers really put it."""
 
 import json
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Any, NamedTuple
@@ -335,6 +337,30 @@ def test_retry_after_is_read_as_seconds_milliseconds_or_a_date(
     headers: dict[str, str], seconds: float | None
 ) -> None:
     assert retry_after(headers, NOW) == seconds
+
+
+@pytest.fixture
+def in_new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("in_new_york")
+@pytest.mark.parametrize(
+    "form",
+    [
+        "%a, %d %b %Y %H:%M:%S GMT",
+        "%A, %d-%b-%y %H:%M:%S GMT",
+        "%a %b %e %H:%M:%S %Y",
+        "%a, %d %b %Y %H:%M:%S -0000",
+        "%a, %d %b %Y %H:%M:%S +0000",
+    ],
+)
+def test_a_date_to_wait_for_is_utc_in_every_form_that_http_allows(form: str) -> None:
+    assert retry_after({"retry-after": time.strftime(form, time.gmtime(NOW + 90))}, NOW) == 90.0
 
 
 def test_an_error_carries_how_long_to_wait() -> None:

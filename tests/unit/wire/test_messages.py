@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from attune.errors import CallerError, StreamBrokenError, ThrottledError
+from attune.errors import StreamBrokenError, ThrottledError
 from attune.models.executor import (
     EventKind,
     Meta,
@@ -148,12 +148,10 @@ class TestEncoding:
         ]
 
     @pytest.mark.parametrize("arguments", ["{", "[]", '"x"', "{}{}"])
-    def test_arguments_that_are_no_object_are_the_callers_error(self, arguments: str) -> None:
-        request = LLMRequest(
-            (Message.user("x"), Message("assistant", (ToolCallPart("c", "get", arguments),)))
-        )
-        with pytest.raises(CallerError, match="anthropic/m: the arguments of the call of tool 'get'"):
-            encoded(request)
+    def test_arguments_that_are_no_object_are_one_with_their_text(self, arguments: str) -> None:
+        turn = Message("assistant", (ToolCallPart("c", "get", arguments),))
+        (block,) = encoded(LLMRequest((Message.user("x"), turn)))["messages"][1]["content"]
+        assert block == {"type": "tool_use", "id": "c", "name": "get", "input": {"arguments": arguments}}
 
     def test_thinking_goes_back_only_to_the_provider_that_signed_it(self) -> None:
         parts = (
@@ -340,6 +338,36 @@ class TestStream:
     )
     def test_stop_reasons(self, raw: str, reason: str) -> None:
         assert payloads(event("message_delta", delta={"stop_reason": raw}) + STOP) == [Terminal(reason, raw)]
+
+    @pytest.mark.parametrize(
+        "before",
+        [
+            b"",
+            event("message_start", message={"id": "i", "model": "m"}),
+            event("content_block_start", index=0, content_block={"type": "text", "text": "par"}),
+            event("message_delta", delta={"stop_reason": None}, usage={"output_tokens": 1}),
+        ],
+    )
+    def test_an_end_without_a_stop_reason_is_a_broken_answer(self, before: bytes) -> None:
+        with pytest.raises(StreamBrokenError, match="anthropic/m: the answer has no stop reason"):
+            decoded(before + STOP)
+
+    def test_an_answer_that_says_it_stopped_may_be_empty(self) -> None:
+        end = event("message_delta", delta={"stop_reason": "end_turn"}) + STOP
+        assert payloads(event("message_start", message={"id": "i"}) + end)[-1] == Terminal("stop", "end_turn")
+
+    @pytest.mark.parametrize("pieces", [[], ['{"city": "Rom']])
+    def test_a_tool_call_that_never_stopped_breaks_the_answer(self, pieces: list[str]) -> None:
+        call = {"type": "tool_use", "id": "t", "name": "get", "input": {}}
+        stream = event("content_block_start", index=0, content_block=call)
+        for piece in pieces:
+            delta = {"type": "input_json_delta", "partial_json": piece}
+            stream += event("content_block_delta", index=0, delta=delta)
+        end = event("message_delta", delta={"stop_reason": "tool_use"}) + STOP
+        with pytest.raises(StreamBrokenError, match="anthropic/m: a tool call of the answer is not complete"):
+            decoded(stream + end)
+        whole = stream + event("content_block_stop", index=0) + end
+        assert payloads(whole)[-1] == Terminal("tool_calls", "tool_use")
 
     def test_usage_is_merged_and_cached_tokens_are_part_of_the_input_once(self) -> None:
         start = {"input_tokens": 10, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 50,

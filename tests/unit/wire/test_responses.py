@@ -49,6 +49,7 @@ from support.upstream_responses import (
 ERRORS = ErrorMapper("mine", "m")
 MODEL = ModelInfo("m", "mine", ModelTier.CAPABLE, 100_000, 4096)
 SIGNATURE = f"rs_1:{ENCRYPTED}"
+MESSAGE = {"type": "message", "content": [{"type": "output_text", "text": "Hello"}]}
 
 
 def encoded(request: LLMRequest, model: ModelInfo = MODEL) -> dict[str, Any]:
@@ -185,6 +186,11 @@ class TestEncoding:
             {"role": "user", "content": "and?"},
         ]
 
+    def test_arguments_that_are_no_object_are_one_with_their_text(self) -> None:
+        turn = Message("assistant", (ToolCallPart("c", "get", '{"city": "Rom'),))
+        _, call = encoded(LLMRequest((Message.user("x"), turn)))["input"]
+        assert json.loads(call["arguments"]) == {"arguments": '{"city": "Rom'}
+
     @pytest.mark.parametrize(
         "thought",
         [ThinkingPart("hm", SIGNATURE, "other"), ThinkingPart("hm", "sig-of-another-protocol", "mine")],
@@ -289,6 +295,7 @@ class TestStream:
             event("response.output_item.added", item={"type": "web_search_call", "arguments": {"q": 1}}),
             event("response.output_item.done", item={"type": "mcp_call", "content": "x", "summary": 1}),
             event("response.output_text.delta", delta=""),
+            event("response.reasoning_text.delta", delta=""),
             event("response.function_call_arguments.delta", output_index=9, delta="{"),
         ],
     )
@@ -322,6 +329,87 @@ class TestStream:
             TextDelta("Hello"),
             ToolCallDelta(0, "c1", "get"),
             ToolCallDelta(0, arguments="{}"),
+        ]
+
+    def test_what_came_neither_in_pieces_nor_as_an_item_comes_with_the_end(self) -> None:
+        output = [
+            {"type": "reasoning", "id": "rs_1", "summary": [{"text": "hm"}], "encrypted_content": ENCRYPTED},
+            {"type": "web_search_call", "action": {"query": "x"}},
+            MESSAGE,
+            {"type": "function_call", "call_id": "c1", "name": "get", "arguments": '{"a":1}'},
+        ]
+        block = completed(output=output, usage={"input_tokens": 5, "output_tokens": 3})
+        events = decoded(block)
+        assert [e.parsed for e in events] == [
+            ThinkingDelta("hm", SIGNATURE),
+            TextDelta("Hello"),
+            ToolCallDelta(0, "c1", "get"),
+            ToolCallDelta(0, arguments='{"a":1}'),
+            TokenUsage(5, 3),
+            Terminal("tool_calls", "completed"),
+        ]
+        assert b"".join(e.raw for e in events) == block
+
+    def test_a_refusal_that_comes_with_the_end_ends_as_one(self) -> None:
+        refusal = {"type": "message", "content": [{"type": "refusal", "refusal": "I cannot"}]}
+        assert payloads(completed(output=[refusal])) == [
+            TextDelta("I cannot"),
+            Terminal("refusal", "completed"),
+        ]
+
+    def test_an_incomplete_answer_is_given_as_far_as_it_came(self) -> None:
+        details = {"reason": "max_output_tokens"}
+        cut = event("response.incomplete", response={"output": [MESSAGE], "incomplete_details": details})
+        assert payloads(cut) == [TextDelta("Hello"), Terminal("length", "max_output_tokens")]
+
+    @pytest.mark.parametrize("place", [{"output_index": 1}, {}], ids=["with its place", "without a place"])
+    def test_what_came_before_does_not_come_again_with_the_end(self, place: dict[str, int]) -> None:
+        calls = [
+            {"type": "function_call", "call_id": f"c{n}", "name": "get", "arguments": "{}"} for n in range(2)
+        ]
+        stream = event("response.reasoning_text.delta", delta="hm")
+        stream += event("response.output_text.delta", **place, delta="Hello")
+        for number, call in enumerate(calls):
+            at = {name: index + 1 + number for name, index in place.items()}
+            stream += event("response.output_item.added", **at, item=call)
+            stream += event("response.function_call_arguments.delta", **at, delta="{}")
+        ahead = payloads(stream)
+        reasoning = {"type": "reasoning", "id": "rs", "content": [{"text": "hm"}]}
+        whole = stream + completed(output=[reasoning, MESSAGE, *calls])
+        assert payloads(whole) == [*ahead, Terminal("tool_calls", "completed")]
+
+    def test_of_two_messages_only_the_one_that_did_not_come_comes_with_the_end(self) -> None:
+        other = {"type": "message", "content": [{"type": "output_text", "text": "And more."}]}
+        stream = event("response.output_text.delta", delta="Hello") + completed(output=[MESSAGE, other])
+        assert payloads(stream)[:2] == [TextDelta("Hello"), TextDelta("And more.")]
+
+    def test_a_call_that_was_only_announced_gets_its_arguments_with_the_end(self) -> None:
+        call = {"type": "function_call", "call_id": "c1", "name": "get", "arguments": '{"a":1}'}
+        announced = event("response.output_item.added", item=call | {"arguments": ""})
+        assert payloads(announced + completed(output=[call])) == [
+            ToolCallDelta(0, "c1", "get"),
+            ToolCallDelta(0, arguments='{"a":1}'),
+            Terminal("tool_calls", "completed"),
+        ]
+
+    def test_an_empty_piece_is_no_piece(self) -> None:
+        stream = event("response.output_text.delta", delta="")
+        stream += event("response.output_item.done", item=MESSAGE)
+        assert payloads(stream + completed(output=[MESSAGE]))[:-1] == [TextDelta("Hello")]
+
+    def test_calls_without_a_place_are_told_apart(self) -> None:
+        stream = b""
+        for number in range(3):
+            call = {"type": "function_call", "call_id": f"c{number}", "name": "get"}
+            stream += event("response.output_item.added", item=call)
+            stream += event("response.output_item.done", item=call | {"arguments": f"[{number}]"})
+        assert [(call.position, call.id, call.arguments) for call in payloads(stream)] == [
+            (0, "c0", ""),
+            (0, "", "[0]"),
+            (1, "c1", ""),
+            (1, "", "[1]"),
+            (2, "c2", ""),
+            (2, "", "[2]"),
         ]
 
     def test_reasoning_of_open_models_is_text_without_a_signature(self) -> None:
@@ -412,6 +500,16 @@ class TestStream:
         failed = {"instructions": "x" * 200_000, "error": {"code": "rate_limit_exceeded", "message": "slow"}}
         with pytest.raises(ThrottledError):
             decoded(event("response.failed", response=failed))
+
+    def test_what_a_failure_used_is_counted(self) -> None:
+        error = {"code": "server_error", "message": "sorry"}
+        usage = {"input_tokens": 5, "output_tokens": 3}
+        events = ResponsesDecoder(ERRORS).feed(
+            event("response.failed", response={"error": error, "usage": usage})
+        )
+        assert next(events).parsed == TokenUsage(5, 3)
+        with pytest.raises(StreamBrokenError, match="sorry"):
+            next(events)
 
     def test_a_failure_that_says_nothing_is_a_broken_stream(self) -> None:
         with pytest.raises(StreamBrokenError, match=r"mine/m failed in its answer$"):

@@ -40,7 +40,6 @@ TESTS = {
     "resilient_executor": EXECUTOR,
     "call": (*EXECUTOR, "call_exactly"),
     "plan": (*EXECUTOR, "call_exactly", "plan", "resilient_executor_repeats"),
-    "race": ("hedging",),
     "call_stream": (*EXECUTOR, "resilient_executor_repeats"),
 }
 """The modules of ``attune.models``, and the files of tests/unit/models/test_*.py that must notice."""

@@ -18,7 +18,6 @@ __all__ = ["DEFAULT_ROUTES", "ROUTES", "Account"]
 ROUTES = (
     "/v1/chat/completions",
     "/v1/responses",
-    "/v1/embeddings",
     "/v1/models",
     "/v1/messages",
     "/v1/messages/count_tokens",

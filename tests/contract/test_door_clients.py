@@ -60,7 +60,7 @@ class DoorServer:
             asked = door.read(await request.content.read(), headers)
             return await self._asked(request, door, asked.request, head)
         except AttuneError as error:
-            told = door.error(error, now=NOW, call_id="call1", speaks={"mine": self.speaks})
+            told = door.error(error, now=NOW, call_id="call1", speaks={"mine": (self.speaks,)})
             return web.Response(
                 status=told.status,
                 headers=dict(told.headers),

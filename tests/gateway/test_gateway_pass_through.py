@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -57,6 +57,43 @@ async def test_a_body_reaches_a_provider_of_its_protocol_byte_for_byte(
         changed = {name for name in {*sent, *got} if sent.get(name) != got.get(name)}
         assert changed <= {*may_change, "stream_options"}
         assert got["model"] == sent["model"]
+
+
+THINKER = """
+[[models]]
+id = "gpt-5.4"
+provider = "third"
+tier = "cheap"
+context_window = 100000
+abilities = ["tools", "thinking"]
+"""
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"model": "gamma", "seed": 7, "n": 1}, "/v1/chat/completions"),
+        ({"model": "gamma", "tools": [TOOL], "reasoning_effort": "high"}, "/v1/chat/completions"),
+        ({"model": "gpt-5.4", "reasoning_effort": "high"}, "/v1/chat/completions"),
+        ({"model": "gpt-5.4", "tools": [TOOL]}, "/v1/chat/completions"),
+        ({"model": "gpt-5.4", "tools": [TOOL], "reasoning_effort": "high"}, "/v1/responses"),
+        ({"model": "gpt-5.4", "tools": [TOOL], "reasoning_effort": "high", "n": 2}, "/v1/chat/completions"),
+    ],
+)
+@pytest.mark.parametrize("streams", [False, True])
+async def test_a_provider_of_both_protocols_is_asked_in_the_clients_where_that_can_say_it(
+    tmp_path: Path, fields: dict[str, Any], path: str, streams: bool
+) -> None:
+    body = {"messages": [{"role": "user", "content": "hi"}], "stream": streams, **fields}
+    async with gateway(tmp_path, extra=THINKER, third_speaks="both") as gate:
+        answer = await gate.post("/v1/chat/completions", body, {"content-type": "application/json"})
+        assert answer.status == 200, answer.body
+        assert [each.path for each in gate.third.received] == [path]
+        assert (gate.third.received[0].body.get("seed") == 7) is ("seed" in fields)
+        assert b"chat.completion" in answer.body
+        (record,) = await gate.attempts(answer.headers["x-attune-call-id"])
+        assert record.usage is not None
 
 
 async def test_usage_is_asked_for_in_a_chat_stream_and_taken_out_again(tmp_path: Path) -> None:

@@ -189,14 +189,19 @@ class Gate:
 
 @asynccontextmanager
 async def gateway(
-    home: Path, *, extra: str = "", keys: dict[str, dict[str, Any]] | None = None
+    home: Path,
+    *,
+    extra: str = "",
+    keys: dict[str, dict[str, Any]] | None = None,
+    third_speaks: str = "responses",
 ) -> AsyncIterator[Gate]:
     """A gateway with ``extra`` at the end of its configuration; ``keys`` are made before, see ``Gate.key``:
-    the ``secrets`` of the result by their names.
+    the ``secrets`` of the result by their names. ``third_speaks`` is the protocol of the third provider.
     """
     async with AsyncExitStack() as stack:
         gate = Gate(home, [await stack.enter_async_context(FakeUpstream()) for _ in range(3)])
         text = configuration(*(upstream.url for upstream in gate.upstreams))
+        text = text.replace('protocol = "responses"', f'protocol = "{third_speaks}"')
         (home / "config.toml").write_text(text + extra)
         gate.secrets = {name: gate.key(name, **options) for name, options in (keys or {}).items()}
         gate.http = await stack.enter_async_context(aiohttp.ClientSession())

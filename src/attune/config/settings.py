@@ -48,9 +48,11 @@ class ProviderConfig(NamedTuple):
     protocol: str = ""
 
     @property
-    def speaks(self) -> str:
-        """The protocol of the provider: ``chat``, ``responses`` or ``messages``."""
-        return "messages" if self.kind == "anthropic" else self.protocol or "chat"
+    def speaks(self) -> tuple[str, ...]:
+        """What the provider speaks of ``chat``, ``responses`` and ``messages``; the first by preference."""
+        if self.kind == "anthropic":
+            return ("messages",)
+        return ("responses", "chat") if self.protocol == "both" else (self.protocol or "chat",)
 
     @property
     def credentials(self) -> tuple[str, ...]:

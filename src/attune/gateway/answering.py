@@ -15,7 +15,7 @@ from attune.gateway.http import ClientGoneError, HTTPError, head, send_answer
 from attune.models.executor import EventKind
 from attune.models.request import ExecutionContext
 from attune.models.tasks import REALTIME_REQUIRED_TASKS, normalize_task
-from attune.wire.carrying import carried, only_here
+from attune.wire.carrying import carried, only_here, protocol_for
 from attune.wire.doors import AnswerHead
 from attune.wire.whole_body import WholeBody
 
@@ -56,7 +56,6 @@ class Prepared(NamedTuple):
     context: ExecutionContext
     admission: Admission | None
     budget: KeyBudget | None
-    dropped: tuple[str, ...]
 
     def used(self, response: LLMResponse) -> None:
         """Count the tokens of the answer."""
@@ -70,7 +69,7 @@ class Prepared(NamedTuple):
 
 
 class Answering:
-    """Answers what comes to a door. ``speaks`` maps each provider to the protocol that it speaks."""
+    """Answers what comes to a door. ``speaks`` maps each provider to the protocols that it speaks."""
 
     def __init__(
         self,
@@ -80,7 +79,7 @@ class Answering:
         *,
         clock: Clock,
         max_body_bytes: int,
-        speaks: Mapping[str, str],
+        speaks: Mapping[str, tuple[str, ...]],
     ) -> None:
         self._runtime = runtime
         self._names = names
@@ -125,7 +124,7 @@ class Answering:
         else:
             model, asked = door.read(body, request.headers)
         fields = {**self._names.purpose(request, model), **self._names.meaning(model)}
-        allowed, dropped = self._carriers(asked, fields.get("model"))
+        allowed = self._carriers(asked, fields.get("model"))
         asked = _at_most(asked, self._names.most_output(fields, allowed))
         if account is not None:
             fields |= self._scope(account, fields) | {"account": account.id}
@@ -136,30 +135,29 @@ class Answering:
             tokens = asked.estimated_input_tokens() + (asked.max_output_tokens or _EXPECTED_OUTPUT)
             admission = await self._gatekeeper.admit(account, tokens)
             budget = self._gatekeeper.budget(account)
-        return Prepared(asked, context, admission, budget, dropped)
+        return Prepared(asked, context, admission, budget)
 
-    def _carriers(self, asked: LLMRequest, model: str | None) -> tuple[frozenset[str], tuple[str, ...]]:
-        """The providers that can be asked the whole of it, and what some of them would not be told.
+    def _carriers(self, asked: LLMRequest, model: str | None) -> frozenset[str]:
+        """The providers that can be asked the whole of it.
 
         Raises ``InvalidRequestError`` that names what no enrolled provider of ``model`` can be asked.
         """
         source = _source(asked)
         able: set[str] = set()
-        dropped: dict[str, None] = {}
         refusal: InvalidRequestError | None = None
         serving = self._speaks.keys() if model is None else self._names.providers_of(model)
-        for provider, protocol in self._speaks.items():
+        for provider, protocols in self._speaks.items():
             if provider not in serving:
                 continue
             try:
-                dropped |= dict.fromkeys(carried(source, protocol).dropped)
+                carried(source, source.protocol if source.protocol in protocols else protocols[0])
             except InvalidRequestError as error:
                 refusal = error
             else:
                 able.add(provider)
         if refusal is not None and not able:
             raise refusal
-        return frozenset(able), tuple(dropped)
+        return frozenset(able)
 
     def _scope(self, account: Account, fields: Mapping[str, Any]) -> dict[str, Any]:
         """What the key narrows the call to. Raises ``ScopeError`` for what it does not allow."""
@@ -184,8 +182,8 @@ class Answering:
             return await self._refuse(door, error, send)
         prepared.used(response)
         told = AnswerHead(response.call_id, response.model_id, response.provider, int(self._clock.time()))
-        relays = self._speaks.get(response.provider) == door.protocol
-        body = door.body(response, prepared.request, told, relays=relays)
+        protocol = self._protocol(prepared.request, f"{response.provider}/{response.model_id}")
+        body = door.body(response, prepared.request, told, relays=protocol == door.protocol)
         await send_answer(send, 200, body, headers=self._told(prepared, response))
         return 200
 
@@ -214,7 +212,7 @@ class Answering:
         headers = {
             "x-attune-call-id": response.call_id,
             "x-attune-model": f"{response.provider}/{response.model_id}",
-            **self._left_out(prepared, response.provider),
+            **self._left_out(prepared.request, f"{response.provider}/{response.model_id}"),
         }
         if response.decision is not None:
             headers["x-attune-decision"] = _line(response.decision.reason)
@@ -245,10 +243,13 @@ class Answering:
         await answer.end(b"")
         return 200
 
-    def _left_out(self, prepared: Prepared, provider: str) -> dict[str, str]:
-        if not prepared.dropped:
-            return {}
-        dropped = carried(_source(prepared.request), self._speaks[provider]).dropped
+    def _protocol(self, request: LLMRequest, label: str) -> str:
+        """The protocol that a request went by to the model ``label``."""
+        (model,) = self._names.registry.find(label)
+        return protocol_for(request, model, self._speaks[model.provider])
+
+    def _left_out(self, request: LLMRequest, label: str) -> dict[str, str]:
+        dropped = carried(_source(request), self._protocol(request, label)).dropped
         return {"x-attune-dropped": _line(", ".join(dropped))} if dropped else {}
 
     async def _refuse(
@@ -311,8 +312,8 @@ class _StreamedAnswer:
         told = AnswerHead(
             self._events.call_id, candidate.model_id, candidate.provider, int(answering._clock.time())
         )
-        relays = answering._speaks.get(candidate.provider) == self._door.protocol
-        return self._door.stream(self._prepared.request, told, relays=relays)
+        protocol = answering._protocol(self._prepared.request, candidate.label)
+        return self._door.stream(self._prepared.request, told, relays=protocol == self._door.protocol)
 
     async def _begin(self) -> None:
         if self.begun:
@@ -324,7 +325,7 @@ class _StreamedAnswer:
             headers["x-attune-decision"] = _line(decision.reason)
         if candidate is not None:
             headers["x-attune-model"] = candidate.label
-            headers |= self._answering._left_out(self._prepared, candidate.provider)
+            headers |= self._answering._left_out(self._prepared.request, candidate.label)
         await self._send(head(200, "text/event-stream", headers))
 
     async def _chunk(self, content: bytes) -> None:
@@ -332,7 +333,12 @@ class _StreamedAnswer:
 
 
 def refusal(
-    door: Door, error: AttuneError, *, now: float, call_id: str = "", speaks: Mapping[str, str] | None = None
+    door: Door,
+    error: AttuneError,
+    *,
+    now: float,
+    call_id: str = "",
+    speaks: Mapping[str, tuple[str, ...]] | None = None,
 ) -> ErrorAnswer:
     """The answer that refuses a request, in the shape of the door's protocol."""
     status = error.status if isinstance(error, AccountError | HTTPError) else None

@@ -26,9 +26,9 @@ __all__ = [
 KINDS = ("anthropic", "openai", "local")
 """What a provider speaks: Messages, one of OpenAI's protocols, and the embedded model."""
 
-OpenAIProtocol: TypeAlias = Literal["chat", "responses"]
+OpenAIProtocol: TypeAlias = Literal["chat", "responses", "both"]
 PROTOCOLS: tuple[OpenAIProtocol, ...] = get_args(OpenAIProtocol)
-"""The protocols of the kind ``openai``: Chat Completions and Responses."""
+"""The protocols of the kind ``openai``: Chat Completions, Responses, or whichever of them fits a request."""
 
 
 class KnownProvider(NamedTuple):
@@ -60,11 +60,12 @@ KNOWN_PROVIDERS: Mapping[str, KnownProvider] = {
 def usual_protocol(base_url: str) -> OpenAIProtocol:
     """The protocol of the kind ``openai`` where none is configured.
 
-    ``responses`` at OpenAI's own address, where the newest models take tools only so; ``chat``
-    everywhere else, where often nothing else is spoken.
+    ``both`` at OpenAI's own address, where the newest models take tools only through Responses and a
+    client of Chat Completions is answered in its own words; ``chat`` everywhere else, where often
+    nothing else is spoken.
     """
     host = urlsplit(base_url).hostname or ""
-    return "responses" if host.endswith(".openai.com") else "chat"
+    return "both" if host.endswith(".openai.com") else "chat"
 
 
 def build_provider(

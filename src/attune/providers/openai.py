@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from attune.providers._http import HTTPTransport
 from attune.wire import chat, pass_through, responses
+from attune.wire.carrying import protocol_for
 from attune.wire.decoder import BodyDecoder
 from attune.wire.errors import ErrorMapper
 
@@ -22,7 +23,7 @@ __all__ = ["OpenAIProvider"]
 
 
 class OpenAIProvider:
-    """A service that speaks ``protocol``, with one key or none."""
+    """A service that speaks ``protocol``, with one key or none; for ``both`` see ``protocol_for``."""
 
     def __init__(
         self,
@@ -35,9 +36,8 @@ class OpenAIProvider:
     ) -> None:
         self._name = name
         self._credential = credential
-        self._speaks_responses = protocol == "responses"
-        path = "/responses" if self._speaks_responses else "/chat/completions"
-        self._url = base_url.rstrip("/") + path
+        self._protocols = ("responses", "chat") if protocol == "both" else (protocol,)
+        self._base_url = base_url.rstrip("/")
         self._key = key
         self._transport = HTTPTransport()
         host = urlsplit(base_url).hostname or ""
@@ -52,31 +52,29 @@ class OpenAIProvider:
     def credential(self) -> str:
         return self._credential
 
-    @property
-    def protocol(self) -> OpenAIProtocol:
-        """What it speaks: a client of the same protocol is answered with its own words."""
-        return "responses" if self._speaks_responses else "chat"
-
     async def open(self, request: LLMRequest, model: ModelInfo, budget: AttemptBudget) -> HTTPStream:
         """Send the request; return when the head of the answer has arrived. Raises ``ProviderError``."""
         key = self._key.reveal() if self._key else ""
         errors = ErrorMapper(self._name, model.id, key=key)
+        by_responses = protocol_for(request, model, self._protocols) == "responses"
         return await self._transport.post(
-            self._url,
+            self._base_url + ("/responses" if by_responses else "/chat/completions"),
             {
-                **pass_through.own_headers(request, self.protocol),
+                **pass_through.own_headers(request, "responses" if by_responses else "chat"),
                 **({"authorization": f"Bearer {key}"} if key else {}),
             },
-            self._encoded(request, model, errors),
+            self._encoded(request, model, errors, by_responses=by_responses),
             connect_s=budget.connect_s,
             errors=errors,
             streams=request.stream,
-            of_stream=(responses.ResponsesDecoder if self._speaks_responses else chat.ChatDecoder)(errors),
-            of_body=BodyDecoder((responses if self._speaks_responses else chat).decode_body, errors),
+            of_stream=(responses.ResponsesDecoder if by_responses else chat.ChatDecoder)(errors),
+            of_body=BodyDecoder((responses if by_responses else chat).decode_body, errors),
         )
 
-    def _encoded(self, request: LLMRequest, model: ModelInfo, errors: ErrorMapper) -> bytes:
-        if self._speaks_responses:
+    def _encoded(
+        self, request: LLMRequest, model: ModelInfo, errors: ErrorMapper, *, by_responses: bool
+    ) -> bytes:
+        if by_responses:
             return pass_through.responses_body(request, model, errors=errors)
         return pass_through.chat_body(request, model, errors=errors, limit_field=self._limit_field)
 

@@ -12,13 +12,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from attune.errors import InvalidRequestError
+from attune.wire.encoder import openai_version
 from attune.wire.errors import MALFORMED
 from attune.wire.redaction import one_line
 
 if TYPE_CHECKING:
-    from attune.models.request import Source
+    from collections.abc import Sequence
 
-__all__ = ["FATES", "Carried", "Fates", "carried", "only_here"]
+    from attune.models.registry import ModelInfo
+    from attune.models.request import LLMRequest, Source
+
+__all__ = ["FATES", "Carried", "Fates", "carried", "only_here", "protocol_for"]
+
+TOOLS_WITHOUT_THOUGHT_FROM = (5, 4)
+"""From this version on OpenAI's models in Chat Completions do not think beside tools."""
 
 _MAX_NAMED = 20
 _MAX_NAME_CHARS = 60
@@ -125,6 +132,22 @@ def carried(source: Source, to_protocol: str) -> Carried:
     if to_protocol == "responses":  # which knows no stop sequences
         dropped += [name for name in given if name in {"stop", "stop_sequences"}]
     return Carried(tuple(_named([*dropped, *source.hints])))
+
+
+def protocol_for(request: LLMRequest, model: ModelInfo, protocols: Sequence[str]) -> str:
+    """Which of a provider's ``protocols`` a request goes by: the client's own, else the first.
+
+    OpenAI's models that take tools, or think beside them, in Responses alone are asked so, unless Chat
+    alone can say the rest.
+    """
+    source = request.source
+    if source is None or source.protocol not in protocols:
+        return protocols[0]
+    if source.protocol == "chat" and "responses" in protocols and request.tools and not only_here(source):
+        thinks_beside = (openai_version(model.id) or (0, 0)) >= TOOLS_WITHOUT_THOUGHT_FROM
+        if "tools" in model.responses_only or (thinks_beside and request.thinking_tokens):
+            return "responses"
+    return source.protocol
 
 
 def only_here(source: Source) -> bool:

@@ -25,7 +25,7 @@ from attune.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 __all__ = ["ErrorAnswer", "Fault", "fault_of", "headers_of", "relayed_body"]
 
@@ -87,10 +87,12 @@ def headers_of(fault: Fault) -> dict[str, str]:
     return {"retry-after": str(max(1, ceil(fault.retry_after)))}
 
 
-def relayed_body(error: AttuneError, protocol: str, speaks: Mapping[str, str]) -> ErrorAnswer | None:
+def relayed_body(
+    error: AttuneError, protocol: str, speaks: Mapping[str, Collection[str]]
+) -> ErrorAnswer | None:
     """The provider's own answer, where the caller is at fault and the provider speaks ``protocol``."""
     told = _told(error)
-    if not isinstance(told, _CALLERS) or speaks.get(told.provider) != protocol:
+    if not isinstance(told, _CALLERS) or protocol not in speaks.get(told.provider, ()):
         return None
     if told.status is None or told.status < 400 or not told.body.lstrip().startswith(b"{"):
         return None

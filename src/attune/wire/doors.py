@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
@@ -279,7 +279,7 @@ class Door(ABC):
         now: float,
         status: int | None = None,
         call_id: str = "",
-        speaks: Mapping[str, str] | None = None,
+        speaks: Mapping[str, Collection[str]] | None = None,
     ) -> ErrorAnswer:
         """The answer that ``error`` amounts to, in the client's own shape.
 

@@ -32,6 +32,7 @@ import msgspec
 from attune.errors import CallerError, InvalidRequestError
 from attune.models.request import ThinkingPart
 from attune.wire import chat, messages, responses
+from attune.wire.carrying import TOOLS_WITHOUT_THOUGHT_FROM, carried
 from attune.wire.encoder import effort, openai_version, to_json
 from attune.wire.seal import unseal
 
@@ -49,7 +50,6 @@ _REASONING_REJECTS = (
     *("logprobs", "top_logprobs", "logit_bias"),
 )
 _SAMPLING = ("temperature", "top_p", "top_k")
-_TOOLS_WITHOUT_THOUGHT_FROM = (5, 4)
 
 Fields = dict[str, Any]
 
@@ -66,7 +66,7 @@ def chat_body(
     version = openai_version(model.id)
     if version is not None:
         _leave_out(fields, *_REASONING_REJECTS)
-        if request.tools and version >= _TOOLS_WITHOUT_THOUGHT_FROM:
+        if request.tools and version >= TOOLS_WITHOUT_THOUGHT_FROM:
             fields["reasoning_effort"] = "none"
     if chat.SIGNS_ITS_CALLS.match(model.id):
         fields["messages"] = _with_signatures(fields["messages"])
@@ -121,8 +121,6 @@ def _own_fields(request: LLMRequest, protocol: str, model: ModelInfo, errors: Er
     """
     if request.source is None:
         return None
-    from attune.wire.carrying import carried
-
     try:
         carried(request.source, protocol)
     except InvalidRequestError as error:

@@ -66,20 +66,21 @@ def test_a_provider_whose_usual_variable_is_set_is_enrolled(configured, variable
 @pytest.mark.parametrize(
     ("text", "protocol"),
     [
-        ("", "responses"),
-        ("[providers.openai]", "responses"),
-        ('[providers.openai]\nbase_url = "https://eu.api.openai.com/v1"', "responses"),
+        ("", "both"),
+        ("[providers.openai]", "both"),
+        ('[providers.openai]\nbase_url = "https://eu.api.openai.com/v1"', "both"),
+        ('[providers.openai]\nprotocol = "responses"', "responses"),
         ('[providers.openai]\nprotocol = "chat"', "chat"),
         ('[providers.openai]\nbase_url = "https://proxy.example/v1"\napi_key = "env:OPENAI_API_KEY"', "chat"),
     ],
 )
-def test_openai_speaks_responses_at_its_own_address_unless_told_otherwise(configured, text, protocol):
+def test_openai_speaks_both_protocols_at_its_own_address_unless_told_otherwise(configured, text, protocol):
     config = configured(text, OPENAI_API_KEY=CANARY)
     (openai,) = config.providers
     assert openai.protocol == protocol
     for name in ("gpt-6.1-sol", "gpt-6-astra"):  # which take tools in Responses only
         (model,) = config.registry.find(f"openai/{name}")
-        assert ("tools" in model.abilities) == (protocol == "responses")
+        assert ("tools" in model.abilities) == (protocol != "chat")
 
 
 def test_what_else_speaks_openais_protocols_speaks_chat_unless_told_otherwise(configured):

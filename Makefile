@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test mutants check faults soak docs bench prices lock clean
+.PHONY: help setup demo test mutants check faults soak docs bench bench-gateway prices lock clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
@@ -26,7 +26,7 @@ LOCAL := .venv/.local
 install = $(UV) pip install --quiet $(1) || $(BIN)/python -m pip install --quiet $(1)
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 setup: $(LINKED) ## create .venv with the locked packages and attune itself, editable
 
@@ -50,9 +50,12 @@ $(LOCAL): requirements/local.txt $(LINKED)
 demo: $(LOCAL) ## run `attune demo` with the embedded model
 	$(BIN)/attune demo
 
+# At their larger sizes the fault tests take longer than a test that hangs may.
+unhurried = -o faulthandler_timeout=0
+
 test: $(LOCAL) ## run all tests; fail below the coverage that tools/check_coverage.py asks for
 	mkdir -p .make
-	$(BIN)/python -m pytest -v -n 2 --dist loadgroup --cov --cov-report=json:.make/coverage.json
+	$(BIN)/python -m pytest -v -n 2 --dist loadfile --cov --cov-report=json:.make/coverage.json
 	$(BIN)/python tools/check_coverage.py .make/coverage.json
 
 mutants: $(LINKED) ## change the failure pipeline one small thing at a time; fail where under 95 % are found
@@ -71,12 +74,15 @@ bench: $(LINKED) ## measure calls, decisions, start-up and the ledger, beside pe
 	$(BIN)/python benchmarks/ledger.py
 	$(BIN)/python benchmarks/call.py
 
+bench-gateway: $(LINKED) ## measure the gateway on nginx with wrk, beside peers (installs them: 700 MB)
+	$(BIN)/python benchmarks/gateway.py
+
 faults: $(LOCAL) ## print what every kind of fault comes to; run the fault tests at their larger size
 	$(BIN)/python tools/fault_matrix.py
-	ATTUNE_SCALE=faults $(BIN)/python -m pytest -n 2 --dist loadgroup tests/faults
+	ATTUNE_SCALE=faults $(BIN)/python -m pytest $(unhurried) -n 2 --dist loadfile tests/faults tests/gateway/test_gateway_tenants.py
 
 soak: $(LOCAL) ## run the fault tests at their largest: 100,000 calls, 10,000 kills; most of an hour
-	ATTUNE_SCALE=soak $(BIN)/python -m pytest -n 2 --dist loadgroup -rP tests/faults
+	ATTUNE_SCALE=soak $(BIN)/python -m pytest $(unhurried) -n 2 --dist loadfile -rP tests/faults tests/gateway/test_gateway_tenants.py
 
 docs: $(LINKED) ## write docs/reference/what-happens-when.md anew from the fault matrix
 	$(BIN)/python tools/fault_matrix.py --write

@@ -84,6 +84,8 @@ def price_list() -> dict[str, list[dict[str, object]]]:
         if found.id != model["id"]:
             sys.exit(f"{label}: genai-prices only has {found.id}")
         entries[label] = periods(found, label)
+        if "embeddings" in model["abilities"]:  # whose answers have no tokens, and so no price
+            entries[label] = [{**each, "output": [0]} for each in entries[label]]
     return entries
 
 

@@ -9,6 +9,7 @@ from weakref import WeakSet
 
 from attune.errors import InvalidRequestError
 from attune.models.call_stream import CallStream
+from attune.models.interruption import Interruptible
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -65,46 +66,37 @@ class CallsUnderWay:
         loop = asyncio.get_running_loop()
         steps = [step for step in tuple(self._steps) if step.loop is loop]
         for step in steps:
-            step.interrupt()
+            step.interrupt(_closed())
         for step in steps:
-            await step.left.wait()
+            await step.left()
         with self._lock:
             streams = [stream for stream in self._streams if stream.loop is loop]
-        for stream in streams:  # between two events, with nobody waiting
-            await stream.aclose()
+        for stream in streams:
+            await stream.break_off(_closed())
 
 
-class _Step:
-    """One step: the task that takes it, and whether it was interrupted."""
+def _closed() -> InvalidRequestError:
+    return InvalidRequestError("attune was closed while this call was under way")
+
+
+class _Step(Interruptible):
+    """One step, known for as long as it is taken."""
 
     def __init__(self, calls: CallsUnderWay) -> None:
+        super().__init__()
         self._calls = calls
-        self._interrupted = False
         self.loop = asyncio.get_running_loop()
-        self.left = asyncio.Event()
-
-    def interrupt(self) -> None:
-        self._interrupted = True
-        self._task.cancel()
 
     def __enter__(self) -> None:
         self._calls.enter(self.loop)
-        task = asyncio.current_task()
-        assert task is not None  # whatever is awaited has one
-        self._task = task
-        self._cancelled_before = task.cancelling()
+        super().__enter__()
         self._calls._steps.add(self)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._calls._steps.discard(self)
-        self.left.set()
-        # As asyncio.timeout does: what we cancelled is no cancellation for the caller, unless
-        # somebody else has cancelled the task too.
-        ours = self._interrupted and self._task.uncancel() <= self._cancelled_before
-        if ours and isinstance(error, asyncio.CancelledError):
-            raise InvalidRequestError("attune was closed while this call was under way") from None
+        super().__exit__(kind, error, trace)
 
 
 class TrackedStream(CallStream):
@@ -116,10 +108,11 @@ class TrackedStream(CallStream):
         self.loop: asyncio.AbstractEventLoop | None = None
 
     async def __anext__(self) -> StreamEvent:
-        if self.response is not None:
-            return await super().__anext__()
         if self.loop is None:
-            self.loop = asyncio.get_running_loop()
+            loop = asyncio.get_running_loop()
+            self._calls.enter(loop)
             self._calls.track(self)
-        with self._calls.step():
-            return await super().__anext__()
+            self.loop = loop
+        elif self.response is None:
+            self._calls.check()
+        return await super().__anext__()

@@ -72,7 +72,7 @@ class DoorServer:
         self, request: web.BaseRequest, door: Door, asked: LLMRequest, head: AnswerHead
     ) -> web.StreamResponse:
         relays = door.protocol == self.speaks
-        stream = await self.provider.open(asked.streaming(), MODEL, AttemptBudget(connect_s=5.0))
+        stream = await self.provider.open(asked.streaming(), MODEL, AttemptBudget(connect_s=60.0))
         async with aclosing(stream):
             assert asked.source is not None
             if not asked.stream and relays and only_here(asked.source):
@@ -137,13 +137,13 @@ async def serving(speaks: str, *answers: Answer) -> AsyncIterator[tuple[str, Fak
 
 @asynccontextmanager
 async def openai_at(url: str) -> AsyncIterator[Any]:
-    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0, timeout=10) as client:
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0, timeout=60) as client:
         yield client
 
 
 @asynccontextmanager
 async def anthropic_at(url: str) -> AsyncIterator[Any]:
-    async with anthropic.AsyncAnthropic(base_url=url, api_key="k", max_retries=0, timeout=10) as client:
+    async with anthropic.AsyncAnthropic(base_url=url, api_key="k", max_retries=0, timeout=60) as client:
         yield client
 
 

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
-import sys
-import time
-import urllib.request
 from contextlib import aclosing
-from pathlib import Path
-from subprocess import DEVNULL, Popen
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +14,7 @@ from attune.models.executor import AttemptBudget, EventKind, Provider, StreamEve
 from attune.models.registry import ModelInfo, ModelTier
 from attune.models.request import LLMRequest, Tool
 from attune.providers import Secret, build_provider
+from support.llmock_server import control, llmock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -32,34 +27,8 @@ both = pytest.mark.parametrize("streams", [False, True], ids=["body", "stream"])
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    program = Path(sys.executable).with_name("llmock")
-    url = f"http://127.0.0.1:{port}"
-    with Popen([program, "serve", "--port", str(port)], stdout=DEVNULL, stderr=DEVNULL) as process:
-        try:
-            _wait_until_up(url, process)
-            yield url
-        finally:
-            process.terminate()
-
-
-def _wait_until_up(url: str, process: Popen[bytes]) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            urllib.request.urlopen(f"{url}/health", timeout=5).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    pytest.fail("llmock did not start")
-
-
-def control(url: str, path: str, data: Any = None) -> Any:
-    body = None if data is None else json.dumps(data).encode()
-    with urllib.request.urlopen(urllib.request.Request(f"{url}/_llmock/{path}", body), timeout=10) as answer:
-        return json.load(answer)
+    with llmock() as url:
+        yield url
 
 
 @pytest.fixture(params=["chat", "responses", "messages"])

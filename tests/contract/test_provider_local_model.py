@@ -20,6 +20,7 @@ from attune.models.registry import ModelInfo, ModelTier
 from attune.models.request import LLMRequest
 from attune.providers.local import MODEL_ID, LocalModel, LocalProvider
 from attune.providers.local_server import CONTEXT_TOKENS, missing_packages
+from support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -61,7 +62,7 @@ def is_alive(pid: int) -> bool:
 
 
 async def until_gone(pid: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while is_alive(pid):
             await asyncio.sleep(0.01)
 
@@ -115,7 +116,7 @@ async def test_starting_twice_is_starting_once_and_closing_ends_the_process(
 
 async def test_a_start_that_is_cancelled_leaves_no_process(model: LocalModel) -> None:
     task = asyncio.create_task(model.start())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while model.pid is None:
             await asyncio.sleep(0)
     pid = model.pid
@@ -126,10 +127,12 @@ async def test_a_start_that_is_cancelled_leaves_no_process(model: LocalModel) ->
 
 
 async def test_it_can_listen_on_a_port_that_was_down_before() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(ConnectionFailedError, match=f"is port {port} taken"):
-            await LocalModel(port=port).start()
+    port = free_port()
+    with (
+        socket.create_server(("127.0.0.1", port)),
+        pytest.raises(ConnectionFailedError, match=f"is port {port} taken"),
+    ):
+        await LocalModel(port=port).start()
     model = LocalModel(port=port)
     await model.start()
     assert model.base_url == f"http://127.0.0.1:{port}/v1"
@@ -148,7 +151,7 @@ async def test_it_ends_when_its_parent_is_killed() -> None:
         "asyncio.run(main())\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
     )
     await until_gone(int(done.stdout))
 

@@ -264,13 +264,13 @@ def test_roll_ups_equal_the_sums_of_the_raw_records_after_any_outcomes(
         records.append(record)
         store.append_attempt(record)
         if chance.random() < 0.2:
-            store.flush_sync(10)
+            store.flush_sync(60)
         if chance.random() < 0.6:
             for _ in range(chance.randint(1, 3)):
                 said = chance.random() < 0.5
                 store.record_outcome(Outcome(record.call_id, NOW, said))
                 (bad.discard if said else bad.add)(record.call_id)
-    store.flush_sync(10)
+    store.flush_sync(60)
     rows = list(store.rollups(0))
     assert {row[:7]: list(row[7:15]) for row in rows} == sums_of(records, bad)
     store.close()
@@ -460,7 +460,7 @@ def test_a_later_deadline_always_wins_whatever_the_order(
     shuffled = random.Random(seed).sample(facts, len(facts))
     for each in shuffled:
         store.put_fact(each)
-    store.flush_sync(10)
+    store.flush_sync(60)
     held = [each.until for each in store.facts() if each.until]
     expected = what_holds(facts)
     assert held == ([] if expected is None else [expected])
@@ -480,7 +480,7 @@ def reserve(store: Any, amount: int, *, limit: int = 100, ttl_s: float = 60, now
 
 def settle(store: Any, lease: str | None, amount: int) -> None:
     store.settle(lease, amount)
-    store.flush_sync(10)
+    store.flush_sync(60)
 
 
 def test_a_reservation_counts_until_it_is_settled_and_then_what_was_used(store: Any) -> None:

@@ -104,7 +104,7 @@ def test_a_killed_process_loses_nothing_that_was_acknowledged(tmp_path: Path) ->
     assert process.stdout is not None
     assert process.stdout.readline() == "acknowledged\n"
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     store = SqliteStore.open(path)
     kept = {each.call_id for each in store.recent_attempts(10**6)}
     assert {f"c{number}" for number in range(500)} <= kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,9 @@ from attune.runtime import Runtime, build
 from attune.stores.sqlite import SqliteStore
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
+from support.stalls import anew_after_a_stall
 from support.upstream import Answer, FakeUpstream
 
 CONFIGURATION = """
@@ -84,10 +87,16 @@ class World:
         return Counter([*first, *second])
 
 
-@pytest.fixture
-async def world(tmp_path: Path):
+@asynccontextmanager
+async def a_world(home: Path) -> AsyncIterator[World]:
     async with FakeUpstream() as first, FakeUpstream() as second:
-        yield World(tmp_path, first, second)
+        yield World(home, first, second)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with a_world(tmp_path) as world:
+        yield world
 
 
 def ledger(world: World) -> SqliteStore:
@@ -157,11 +166,11 @@ async def test_cancelling_mid_stream_closes_the_upstream_at_once_and_is_recorded
 
         begun = asyncio.Event()
         task = asyncio.create_task(consume())
-        await asyncio.wait_for(begun.wait(), 10)
+        await asyncio.wait_for(begun.wait(), 60)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await asyncio.wait_for(world.first.received[0].disconnected.wait(), 2)
+        await asyncio.wait_for(world.first.received[0].disconnected.wait(), 60)
         assert ai.domains.quiet
         await ai.store.flush()
         (attempt,) = ai.store.recent_attempts(10)
@@ -208,7 +217,7 @@ async def test_another_running_process_learns_of_an_open_circuit(world: World) -
         world.first.default = Answer(status=503)
         await one.run("hello")
         await one.store.flush()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while two.domains.quiet:
                 await asyncio.sleep(0.05)
         assert two.decide("hello").candidate.provider == "second"
@@ -260,10 +269,12 @@ async def test_a_spend_cap_refuses_what_would_pass_it_and_says_so(world: World) 
     assert len(world.first.received) == 1
 
 
-async def test_a_long_answer_is_not_taken_for_a_hanging_provider(world: World) -> None:
-    world.first.default = Answer(text="a long answer", between_s=0.35)
-    async with world.runtime("[call]\nfirst_content_seconds = 2.2\nidle_seconds = 2.2") as ai:
-        response = await ai.run("write a book")
+@anew_after_a_stall
+async def test_a_long_answer_is_not_taken_for_a_hanging_provider(tmp_path: Path) -> None:
+    async with a_world(tmp_path) as world:
+        world.first.default = Answer(text="a long answer", between_s=0.35)
+        async with world.runtime("[call]\nfirst_content_seconds = 2.2\nidle_seconds = 2.2") as ai:
+            response = await ai.run("write a book")
     assert response.text == "a long answer"
     assert response.latency_ms > 2200
     assert len(response.attempts) == 1
@@ -334,7 +345,7 @@ async def test_a_stream_that_is_dropped_without_a_word_is_ended_and_recorded(wor
             pass
         call_id = events.call_id
         del events
-        await asyncio.wait_for(world.first.received[0].disconnected.wait(), 5)
+        await asyncio.wait_for(world.first.received[0].disconnected.wait(), 60)
         await ai.store.flush()
         (attempt,) = ai.store.attempts(call_id)
     assert (attempt.success, attempt.error_class, attempt.stop_reason) == (False, "cancelled", "truncated")
@@ -347,7 +358,7 @@ async def test_a_slow_upstream_is_overtaken_by_another_after_a_restart_too(world
     world.first.then(Answer(stall_head=True))
     async with world.runtime('[call]\nhedge = "p95"') as ai:  # what it knows is in the ledger
         response = await ai.run("hello")
-        await asyncio.wait_for(world.first.received[-1].disconnected.wait(), 5)
+        await asyncio.wait_for(world.first.received[-1].disconnected.wait(), 60)
         await ai.store.flush()
         slow, quick = ai.store.attempts(response.call_id)
     assert (response.provider, len(world.second.received)) == ("second", 1)
@@ -358,7 +369,13 @@ async def test_a_slow_upstream_is_overtaken_by_another_after_a_restart_too(world
     assert (quick.success, quick.position, quick.chosen_by_policy) == (True, 1, False)
 
 
-async def test_each_tier_has_its_own_time_limits(world: World) -> None:
+@anew_after_a_stall
+async def test_each_tier_has_its_own_time_limits(tmp_path: Path) -> None:
+    async with a_world(tmp_path) as world:
+        await keeps_the_limits_of_each_tier(world)
+
+
+async def keeps_the_limits_of_each_tier(world: World) -> None:
     limits = "[call]\nmax_attempts = 1\n[call.tiers.capable]\nfirst_content_seconds = 0.2\nidle_seconds = 0.3"
     world.first.default = world.second.default = Answer(stall_head=True)
     async with world.runtime(limits) as ai:

@@ -19,9 +19,10 @@ def shown(program: Program, width: int, *args: str) -> list[str]:
     """The lines that a terminal of this width gets."""
     environ = {**program.environ, "TERM": "xterm", "ANTHROPIC_API_KEY": CANARY}
     child = pexpect.spawn(
-        ATTUNE, list(args), env=environ, timeout=30, encoding="utf-8", dimensions=(40, width)
+        ATTUNE, list(args), env=environ, timeout=120, encoding="utf-8", dimensions=(40, width)
     )
     child.expect(pexpect.EOF)
+    child.wait()
     child.close()
     assert child.exitstatus == 0, child.before
     return child.before.replace("\r", "").splitlines()

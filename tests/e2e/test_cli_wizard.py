@@ -37,7 +37,7 @@ def start(program: Program) -> Iterator[Start]:
         environ = {**program.environ, "TERM": "xterm", "ANTHROPIC_API_KEY": CANARY}
         environ["PROMPT_TOOLKIT_NO_CPR"] = "1"  # this terminal does not answer where its cursor is
         child = pexpect.spawn(
-            ATTUNE, list(args), env=environ, timeout=30, encoding="utf-8", dimensions=(40, 160)
+            ATTUNE, list(args), env=environ, timeout=120, encoding="utf-8", dimensions=(40, 160)
         )
         started.append(child)
         return child
@@ -50,6 +50,7 @@ def start(program: Program) -> Iterator[Start]:
 def ended(child: pexpect.spawn) -> str:
     """What the program printed up to its end, without what moves the cursor."""
     child.expect(pexpect.EOF)
+    child.wait()
     child.close()
     return CONTROL.sub("", child.before)
 

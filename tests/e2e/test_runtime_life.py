@@ -19,7 +19,7 @@ from attune.models.executor import EventKind
 from attune.runtime import Runtime, build
 from attune.stores.sqlite import SqliteReader, SqliteStore
 from support.program import MINE
-from support.upstream import Answer, FakeUpstream
+from support.upstream import Answer, FakeUpstream, Received
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -62,7 +62,7 @@ def apart(tmp_path: Path) -> Iterator[World]:
     thread.start()
     asyncio.run_coroutine_threadsafe(upstream.up(), loop).result()
     yield World(tmp_path, upstream)
-    asyncio.run_coroutine_threadsafe(upstream.down(), loop).result()
+    asyncio.run_coroutine_threadsafe(upstream.__aexit__(), loop).result()
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()
@@ -79,7 +79,7 @@ async def test_closing_cancels_a_call_under_way_which_is_asked_once_and_recorded
     with pytest.raises(InvalidRequestError, match="closed while this call was under way"):
         await call
     assert call.cancelling() == 0
-    await asyncio.wait_for(seen.disconnected.wait(), 5)
+    await asyncio.wait_for(seen.disconnected.wait(), 60)
     assert len(world.upstream.received) == 1
     assert world.ended() == ["cancelled"]
 
@@ -175,7 +175,7 @@ async def test_the_configured_retention_reaches_the_ledger(world: World) -> None
             ai.store.append_attempt(attempt._replace(call_id=f"{days} days ago", attempt_id=str(days), at=at))
     async with world.runtime() as ai:
         await ai.store.flush()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while ai.store.attempts("4 days ago"):
                 await asyncio.sleep(0)
         assert ai.store.attempts("2 days ago")
@@ -185,13 +185,18 @@ async def test_the_configured_retention_reaches_the_ledger(world: World) -> None
 
 
 def test_threads_ask_at_the_same_time(apart: World) -> None:
-    together = threading.Barrier(3, timeout=10)
-    apart.upstream.default = Answer(head_s=0.2)
+    all_asked = asyncio.Event()
     answers: list[str] = []
 
+    def answer_the_last(seen: Received) -> Answer:
+        if len(apart.upstream.received) == 3:
+            all_asked.set()
+        return Answer(held=all_asked)  # the first is answered when the last has asked
+
     def ask() -> None:
-        together.wait()
         answers.append(ai.ask("hello").text)
+
+    apart.upstream.default = answer_the_last
 
     with apart.runtime() as ai:
         threads = [threading.Thread(target=ask) for _ in range(3)]
@@ -200,8 +205,6 @@ def test_threads_ask_at_the_same_time(apart: World) -> None:
         for thread in threads:
             thread.join()
         assert answers == ["Hello there, friend"] * 3
-        first, *_, last = sorted(seen.at for seen in apart.upstream.received)
-        assert last - first < 0.2  # the last was asked before the first was answered
         ai.store.flush_sync()
         (call,) = ai.store.recent_attempts(1)
         assert ai.record_outcome(call.call_id, success=False).call_id == call.call_id
@@ -229,7 +232,8 @@ def test_closing_in_one_thread_ends_what_another_asks(apart: World) -> None:
     thread.join()
     assert "closed while" in str(failed[0])
     assert apart.ended() == ["cancelled"]
-    assert not [each for each in threading.enumerate() if each.name.startswith("attune")]
+    mine = [each.name for each in threading.enumerate() if each.name.startswith("attune")]
+    assert set(mine) <= {"attune-aside_0"}  # the one that all of a process share
 
 
 async def test_a_thread_beside_an_event_loop_asks_in_that_loop(world: World) -> None:
@@ -304,7 +308,7 @@ async def test_a_signal_ends_the_program_after_the_call_under_way_is_in_the_ledg
     with _started(world, program) as child:
         await world.upstream.arrived()
         child.send_signal(number)
-        assert await asyncio.to_thread(child.wait, 10) == -number
+        assert await asyncio.to_thread(child.wait, 60) == -number
     assert world.ended() == ["cancelled"]
     assert len(world.upstream.received) == 1
 
@@ -316,14 +320,14 @@ ai.ask("hello")
 with ai.store._writer._lock:
     signal.raise_signal(signal.SIGTERM)
     time.sleep(0.1)
-print("free", flush=True)
+    print("free", flush=True)
 time.sleep(60)
 """
 
 
 async def test_a_signal_inside_a_lock_of_the_ledger_is_no_deadlock(world: World) -> None:
     with _started(world, LOCKED) as child:
-        assert await asyncio.to_thread(child.wait, 10) == -signal.SIGTERM
+        assert await asyncio.to_thread(child.wait, 60) == -signal.SIGTERM
         assert child.stdout is not None
         assert child.stdout.read() == b"free\n"
     assert world.ended() == [""]
@@ -341,7 +345,7 @@ for number in (signal.SIGTERM, signal.SIGHUP):
 
 async def test_what_the_program_does_about_signals_itself_is_left_alone(world: World) -> None:
     with _started(world, HANDLED) as child:
-        assert await asyncio.to_thread(child.wait, 10) == 0
+        assert await asyncio.to_thread(child.wait, 60) == 0
         assert child.stdout is not None
         assert child.stdout.read() == b"mine\n"
 

@@ -30,6 +30,7 @@ from attune.models.candidate import Candidate
 from attune.models.executor import TextDelta
 from attune.models.state import FactKind
 from support.installation import PROTOCOLS, Installation, Spec, installation
+from support.stalls import anew_after_a_stall
 from support.upstream import Answer, Received
 
 if TYPE_CHECKING:
@@ -255,6 +256,7 @@ def body_of(answer: Answer, protocol: str) -> bytes:
 
 @pytest.mark.parametrize("streams", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize(("protocol", "signal"), ROWS)
+@anew_after_a_stall
 async def test_a_signal_leads_to_its_next_step(
     tmp_path: Path, protocol: str, signal: Signal, streams: bool
 ) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from email.utils import formatdate
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -18,24 +18,24 @@ from support.installation import PROTOCOLS, installation
 from support.upstream import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from attune.runtime import Runtime
 
 
 class Asked(NamedTuple):
-    """How a wait is asked for, and how long it is in seconds, within ``precision``."""
+    """How a wait is asked for, and how long it is in seconds."""
 
-    headers: Callable[[], Mapping[str, str]]
+    headers: Mapping[str, str]
     seconds: float
-    precision: float = 1e-6
     status: int = 429
     body: bytes | None = None
 
 
-def http_date() -> Mapping[str, str]:
-    return {"retry-after": formatdate(time.time() + 107, usegmt=True)}
+NOW = 1_800_000_000.0
+"""When every answer arrives: a date is exact only if no time passes on its way."""
+PRECISION_S = 1e-6
 
 
 def delay(text: str) -> bytes:
@@ -45,19 +45,24 @@ def delay(text: str) -> bytes:
 
 
 WAITS = {
-    "seconds": Asked(lambda: {"retry-after": "107"}, 107.0),
-    "an HTTP date": Asked(http_date, 106.5, precision=1.0),  # of whole seconds, and some have passed
-    "milliseconds": Asked(lambda: {"retry-after-ms": "1500"}, 1.5),
-    "milliseconds before seconds": Asked(lambda: {"retry-after-ms": "1500", "retry-after": "2"}, 1.5),
-    "fractions": Asked(lambda: {"retry-after": "0.25"}, 0.25),
-    "RetryInfo": Asked(dict, 37.0, body=delay("37s")),
-    "an overload": Asked(lambda: {"retry-after": "107"}, 107.0, status=503),
-    "an overload of Anthropic": Asked(lambda: {"retry-after": "31"}, 31.0, status=529),
+    "seconds": Asked({"retry-after": "107"}, 107.0),
+    "an HTTP date": Asked({"retry-after": formatdate(NOW + 107, usegmt=True)}, 107.0),
+    "milliseconds": Asked({"retry-after-ms": "1500"}, 1.5),
+    "milliseconds before seconds": Asked({"retry-after-ms": "1500", "retry-after": "2"}, 1.5),
+    "fractions": Asked({"retry-after": "0.25"}, 0.25),
+    "RetryInfo": Asked({}, 37.0, body=delay("37s")),
+    "an overload": Asked({"retry-after": "107"}, 107.0, status=503),
+    "an overload of Anthropic": Asked({"retry-after": "31"}, 31.0, status=529),
 }
 
 
 def answer(asked: Asked) -> Answer:
-    return Answer(status=asked.status, headers=asked.headers(), body=asked.body)
+    return Answer(status=asked.status, headers=asked.headers, body=asked.body)
+
+
+@pytest.fixture(autouse=True)
+def no_time_passes_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attune.providers._http.time", SimpleNamespace(time=lambda: NOW))
 
 
 @pytest.fixture
@@ -67,7 +72,7 @@ def clock() -> FakeClock:
 
 async def sleeping(clock: FakeClock) -> float:
     """Wait until somebody sleeps on the clock; the seconds until they wake."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not (due := [at for at, _, woken in clock._sleepers if not woken.done()]):
             await asyncio.sleep(0.001)
     return min(due) - clock.monotonic()
@@ -83,7 +88,7 @@ async def test_with_nowhere_else_to_go_it_waits_exactly_so_long(
         async with home.runtime(clock=clock) as ai:
             call = asyncio.create_task(ai.run("hello"))
             seconds = await sleeping(clock)
-            assert seconds == pytest.approx(asked.seconds, abs=asked.precision)
+            assert seconds == pytest.approx(asked.seconds, abs=PRECISION_S)
             clock.advance(seconds - 0.001)
             await asyncio.sleep(0.01)
             assert len(home["a"].received) == 1
@@ -105,11 +110,11 @@ async def test_with_somewhere_to_go_it_goes_there_at_once(
                 clock.advance(await sleeping(clock))
             assert (await call).provider == "b"
             assert home.asked == ["a#key/m", "b#key/m"]
-            clock.advance(asked.seconds - asked.precision - 0.001)
+            clock.advance(asked.seconds - PRECISION_S - 0.001)
             with pytest.raises(AllProvidersFailedError):
                 await ai.run("hello", ExecutionContext(model="a/m", deadline_s=0.0005))
             assert len(home["a"].received) == 1, "no other call goes there before its time"
-            clock.advance(2 * asked.precision + 0.002)
+            clock.advance(2 * PRECISION_S + 0.002)
             assert (await ai.run("hello", ExecutionContext(model="a/m"))).provider == "a"
 
 
@@ -121,19 +126,24 @@ def cooldown(ai: Runtime, clock: FakeClock, provider: str = "a") -> float:
     return 0.0 if refusal is None else refusal.retry_at - clock.monotonic()
 
 
-@pytest.mark.parametrize("order", [(107, 3), (3, 107)], ids=["longer first", "shorter first"])
+@pytest.mark.parametrize("order", [(107, 61), (61, 107)], ids=["longer first", "shorter first"])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_of_two_answers_at_a_time_the_longer_wait_holds_whichever_comes_first(
     tmp_path: Path, clock: FakeClock, protocol: str, order: tuple[int, int]
 ) -> None:
     async with installation(tmp_path, protocol, "a/m") as home:
-        for place, seconds in enumerate(order):
-            wait = {"retry-after": str(seconds)}
-            home["a"].then(Answer(status=429, headers=wait, head_s=0.05 + 0.05 * place))
+        turns = [asyncio.Event() for _ in order]
+        for seconds, turn in zip(order, turns, strict=True):
+            home["a"].then(Answer(status=429, headers={"retry-after": str(seconds)}, held=turn))
         async with home.runtime(clock=clock) as ai:
-            soon = ExecutionContext(deadline_s=2)
-            calls = await asyncio.gather(*(ai.run("hello", soon) for _ in order), return_exceptions=True)
-            assert [type(each) for each in calls] == [AllProvidersFailedError] * 2
+            soon = ExecutionContext(deadline_s=60)  # less than either wait
+            calls = [asyncio.create_task(ai.run("hello", soon)) for _ in order]
+            await home["a"].arrived(2)
+            turns[0].set()
+            await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            turns[1].set()
+            failures = await asyncio.gather(*calls, return_exceptions=True)
+            assert [type(each) for each in failures] == [AllProvidersFailedError] * 2
             assert len(home["a"].received) == 2
             assert cooldown(ai, clock) == pytest.approx(107)
         async with home.runtime(clock=clock) as another:

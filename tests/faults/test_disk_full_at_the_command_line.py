@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -45,7 +46,8 @@ async def test_the_answer_is_printed_and_the_records_that_are_lost_are_named(tmp
     assert ended.stdout == "Hello there, friend\n"
     assert ended.returncode == 3
     last = ended.stderr.splitlines()[-1]
-    assert last.startswith("attune: 2 records could not be written: the ledger ")
+    # The attempt; on a slow machine its decision was written before the answer came, and there was room.
+    assert re.match(r"attune: [12] records could not be written: the ledger ", last)
     assert last.endswith("check its disk and the file size limit")
     assert "Traceback" not in ended.stderr
     ledger = load(environ=attune.environ).paths.ledger_file

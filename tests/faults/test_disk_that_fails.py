@@ -42,7 +42,7 @@ def append(name, count=50):
 
 def flush_fails():
     try:
-        store.flush_sync(20)
+        store.flush_sync(60)
     except StoreError as error:
         assert str(error) == str(store.last_error)
         print(error)
@@ -58,7 +58,7 @@ def run(code: str, path: Path, *arguments: str, ends: int = 0) -> subprocess.Com
         [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{PRELUDE}{code}", path, *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     if done.returncode == SKIPPED:
@@ -90,7 +90,7 @@ FAIL_AND_RECOVER = """
 disk = disk_or_skip()
 store = SqliteStore.open(path, durability=durability)
 append("before")
-store.flush_sync(20)
+store.flush_sync(60)
 disk.fail(kind, number, path)
 for turn in range(3):
     append(f"during{turn}.")
@@ -99,7 +99,7 @@ assert disk.failures >= 3
 assert store.totals().attempts == 50  # what was acknowledged can still be read
 disk.work()
 append("after")
-store.flush_sync(20)
+store.flush_sync(60)
 assert store.last_error is None
 store.close()
 """
@@ -126,7 +126,7 @@ disk = disk_or_skip()
 store = SqliteStore.open(path, durability=durability)
 for turn in range(5):
     append(f"before{turn}.")
-    store.flush_sync(20)
+    store.flush_sync(60)
 disk.fail(kind, number, path)
 append("during")
 flush_fails()
@@ -153,25 +153,25 @@ _writer._CHECKPOINT_ROWS = 400
 disk = disk_or_skip()
 store = SqliteStore.open(path, durability=durability)
 append("before")
-store.flush_sync(20)
+store.flush_sync(60)
 disk.fail("fsync", number, path)
 for turn in range(5):
     append(f"during{turn}.")
-    store.flush_sync(20)  # committed to the WAL all the same
+    store.flush_sync(60)  # committed to the WAL all the same
     while turn == 4 and store.last_error is None:
         pass
 print(store.last_error)
 assert disk.failures
 append("more")
-store.flush_sync(20)
+store.flush_sync(60)
 assert store.last_error is not None
 disk.work()
 append("after")
-store.flush_sync(20)
+store.flush_sync(60)
 while store.last_error is not None:
     pass
 append("last")
-store.flush_sync(20)
+store.flush_sync(60)
 disk.fail("fsync", number, path)
 store.close()
 """
@@ -199,7 +199,7 @@ except StoreError as error:
 disk.work()
 store = SqliteStore.open(path, durability=durability)
 append("after")
-store.flush_sync(20)
+store.flush_sync(60)
 store.close()
 """
 

@@ -41,7 +41,8 @@ from attune.tokens import count_tokens
 from support.installation import PROTOCOLS, Installation, Spec, installation
 from support.pipeline import ASK, Fleet, the_candidate
 from support.scale import scaled
-from support.upstream import Answer
+from support.stalls import anew_after_a_stall
+from support.upstream import Answer, Received
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -115,14 +116,17 @@ async def test_what_was_spent_just_before_the_end_is_in_the_books(home: Installa
     assert sum(each.cost_nanos for each in records) == sum(each.cost_nanos for each in responses) > 0
 
 
-async def test_a_ledger_that_is_locked_is_no_bad_key_and_holds_up_no_answer(home: Installation) -> None:
+async def test_a_ledger_that_is_locked_is_no_bad_key_and_holds_up_no_answer(
+    home: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attune.stores._schema.BUSY_SECONDS", 1000.0)  # so long a wait for it would be seen
     async with home.runtime() as ai:
         await ai.run("hello")
         await ai.store.flush()
         other = sqlite3.connect(ai.config.paths.ledger_file, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         try:
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(60):
                 assert (await ai.run("hello")).text == "Hello there, friend"
             assert ai.domains.quiet
         finally:
@@ -196,8 +200,15 @@ async def test_hundreds_of_calls_at_once_open_no_circuit_of_a_slow_but_healthy_s
 ) -> None:
     """Waiting for a place in a pool would be taken for the service's failure: there is no such place."""
     async with installation(tmp_path, "chat", "a/m") as home:
-        home["a"].default = Answer(head_s=0.5)
-        async with home.runtime("\n[call]\nretries = 0\nconnect_seconds = 10\n") as ai:
+        all_asked = asyncio.Event()
+
+        def answer_the_last(seen: Received) -> Answer:
+            if len(home["a"].received) == 500:
+                all_asked.set()
+            return Answer(held=all_asked)  # the first is answered when the last has asked
+
+        home["a"].default = answer_the_last
+        async with home.runtime("\n[call]\nretries = 0\nconnect_seconds = 60\n") as ai:
             responses = await asyncio.gather(*(ai.run("hello") for _ in range(500)))
             assert {each.state for each in ai.domains.snapshot()} == {CircuitState.CLOSED}
         assert len({each.call_id for each in responses}) == len(home["a"].received) == 500
@@ -313,6 +324,7 @@ MEGABYTE = {
 
 
 @pytest.mark.parametrize("text", MEGABYTE.values(), ids=MEGABYTE.keys())
+@anew_after_a_stall
 async def test_a_prompt_of_a_megabyte_does_not_hold_up_the_others(tmp_path: Path, text: str) -> None:
     async with installation(tmp_path, "chat", Spec("a/m", 10_000_000)) as home:
         async with home.runtime() as ai:
@@ -323,6 +335,7 @@ async def test_a_prompt_of_a_megabyte_does_not_hold_up_the_others(tmp_path: Path
 
 
 @pytest.mark.parametrize("text", MEGABYTE.values(), ids=MEGABYTE.keys())
+@anew_after_a_stall
 async def test_counting_tokens_in_a_thread_does_not_hold_up_the_loop(text: str) -> None:
     count_tokens("", "gpt-6-luna")
     counting = asyncio.create_task(asyncio.to_thread(count_tokens, text, "gpt-6-luna"))

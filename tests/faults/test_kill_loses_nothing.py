@@ -8,6 +8,7 @@ import sqlite3
 import time
 from contextlib import closing
 from random import Random
+from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 
 ROUNDS = scaled(test=25, faults=200, soak=10_000)
 ROUNDS_OF_A_LEDGER = 25
+LIVES_SECONDS = 0.4
+"""How long at most a process goes on answering: longer than a record may be at risk."""
 AT_RISK_SECONDS = 0.1
-SCHEDULING_SECONDS = 0.15
-"""How much later than it should the writing thread may run on a machine that is busy with other tests."""
 
 MODES = [("call", False), ("batch", True), ("batch", False)]
 """Durability, and whether the process also flushes."""
@@ -48,12 +49,12 @@ def kill_one(parent: MortalParent, home: Path, rng: Random, durability: str, *, 
     log = home / "promises.log"
     log.write_text("")
     process = parent.start(home, log, durability=durability, flushes=flushes)
-    waits_for_calls = rng.random() < 0.9
-    give_up = time.monotonic() + 30
-    while waits_for_calls and not log.stat().st_size:
+    answers = rng.randint(1, 40) if rng.random() < 0.9 else 0
+    give_up = time.monotonic() + 60
+    while log.read_bytes().count(b"released") < answers:
         assert time.monotonic() < give_up
         time.sleep(0.001)
-    time.sleep(rng.uniform(0, 0.2))
+    time.sleep(rng.uniform(0, LIVES_SECONDS))
     at = time.monotonic()
     os.kill(process, signal.SIGKILL)
     assert parent.ended() == "-9"
@@ -65,6 +66,7 @@ def test_a_kill_loses_no_acknowledged_record_and_at_most_100_ms_of_the_others(
 ) -> None:
     rng = Random(ROUNDS)
     lost_after: list[float] = []
+    at_risk: list[float] = []
     promised = 0
     for number in range(ROUNDS):
         home = tmp_path / f"{number // ROUNDS_OF_A_LEDGER}"
@@ -79,15 +81,19 @@ def test_a_kill_loses_no_acknowledged_record_and_at_most_100_ms_of_the_others(
         missing = missing_from(ledger, promises)
         acknowledged = len(promises.released) if durability == "call" else promises.flushed
         assert missing.isdisjoint(call for call, _ in promises.released[:acknowledged]), durability
-        lost_after += [at - released for call, released in promises.released if call in missing]
+        ages = [at - released for call, released in promises.released if call in missing]
+        lost_after += ages
+        if (durability, flushes) == ("batch", False):
+            at_risk.append(max(ages, default=0.0))
         assert_sound(ledger, opened_again=number % 5 == 4)
-    oldest = max(lost_after, default=0.0)
+    oldest, usual = max(lost_after, default=0.0), median(at_risk)
     print(
         f"\n{ROUNDS} kills, {promised} answers: {len(lost_after)} unacknowledged records lost, "
-        f"the oldest {oldest * 1000:.0f} ms before the kill"
+        f"the oldest {oldest * 1000:.0f} ms before the kill, of a process {usual * 1000:.0f} ms"
     )
     assert promised > ROUNDS * 10
-    assert oldest < AT_RISK_SECONDS + SCHEDULING_SECONDS
+    # Of a single process the machine may have stopped the writing thread just then, so most of them count.
+    assert usual < AT_RISK_SECONDS
 
 
 def missing_from(ledger: Path, promises: Promises) -> set[str]:

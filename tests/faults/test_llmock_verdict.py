@@ -11,14 +11,8 @@ who are told of a broken stream ask again: one that was passed off as whole stay
 from __future__ import annotations
 
 import asyncio
-import json
-import socket
-import sys
-import time
-import urllib.request
-from pathlib import Path
+from contextlib import asynccontextmanager
 from random import Random
-from subprocess import DEVNULL, Popen
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,10 +20,15 @@ import pytest
 from attune.config import load
 from attune.errors import AllProvidersFailedError, CallerError, StreamBrokenError
 from attune.models.request import ExecutionContext
-from attune.runtime import Runtime, build
+from attune.runtime import build
+from support.llmock_server import control, llmock
+from support.stalls import anew_after_a_stall
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
+    from pathlib import Path
+
+    from attune.runtime import Runtime
 
 pytest.importorskip("llmock")
 
@@ -118,51 +117,24 @@ class Judge:
         return list((await asyncio.to_thread(self._control, "requests"))["requests"])
 
     def _control(self, path: str, data: Any = None) -> Any:
-        body = None if data is None else json.dumps(data).encode()
-        asked = urllib.request.Request(f"{self.url}/_llmock/{path}", body)
-        with urllib.request.urlopen(asked, timeout=10) as answer:
-            return json.load(answer)
+        return control(self.url, path, data)
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    program = [Path(sys.executable).with_name("llmock"), "serve", "--port", str(port)]
-    url = f"http://127.0.0.1:{port}"
-    with Popen([*program, "--stream-chunk-delay-ms", "8"], stdout=DEVNULL, stderr=DEVNULL) as process:
-        try:
-            _wait_until_up(url, process)
-            yield url
-        finally:
-            process.terminate()
+    with llmock("--stream-chunk-delay-ms", "8") as url:
+        yield url
 
 
-def _wait_until_up(url: str, process: Popen[bytes]) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            urllib.request.urlopen(f"{url}/health", timeout=5).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    pytest.fail("llmock did not start")
-
-
-@pytest.fixture
-async def judge(server: str) -> Judge:
-    made = Judge(server)
-    await made.reset()
-    return made
-
-
-@pytest.fixture
-async def ai(judge: Judge, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Runtime]:
-    environ = judge.configure(tmp_path, getattr(request, "param", ""))
-    async with build(load(environ=environ), environ=environ) as runtime:
-        runtime.executor.rng = Unhurried()
-        yield runtime
+@asynccontextmanager
+async def judged(server: str, home: Path, extra: str = "") -> AsyncIterator[tuple[Judge, Runtime]]:
+    """A judge who remembers nothing, and a runtime before it."""
+    judge = Judge(server)
+    await judge.reset()
+    environ = judge.configure(home, extra)
+    async with build(load(environ=environ), environ=environ) as ai:
+        ai.executor.rng = Unhurried()
+        yield judge, ai
 
 
 PATHS = {"one": "/v1/chat/completions", "new": "/v1/responses", "other": "/anthropic/v1/messages"}
@@ -186,89 +158,105 @@ PASSING = [
 ENDED = [fault for fault in PASSING if fault.get("status") in (408, 500) or fault.get("kind") in CUT]
 
 
+@anew_after_a_stall
 async def test_after_a_fault_that_passes_the_answer_is_whole_and_comes_from_where_it_was_asked(
-    judge: Judge, ai: Runtime
+    server: str, tmp_path: Path
 ) -> None:
-    async def each_fault(provider: str, path: str) -> None:
-        for number, fault in enumerate(PASSING):
-            await judge.script(**fault, match={"path": path})
-            answer = await ai.run(f"question {number}", allow_providers={provider})
-            assert answer.text, fault
+    async with judged(server, tmp_path) as (judge, ai):
+
+        async def each_fault(provider: str, path: str) -> None:
+            for number, fault in enumerate(PASSING):
+                await judge.script(**fault, match={"path": path})
+                answer = await ai.run(f"question {number}", allow_providers={provider})
+                assert answer.text, fault
+                assert answer.stop_reason == "stop", fault
+
+        await asyncio.gather(*(each_fault(*where) for where in PATHS.items()))
+        assert await judge.faults() == len(PATHS) * (len(PASSING) - 2)  # a delay is no fault to it
+        assert await judge.findings() == []
+
+
+@anew_after_a_stall
+async def test_after_a_fault_the_twin_answers_at_once(server: str, tmp_path: Path) -> None:
+    async with judged(server, tmp_path, "retries = 0") as (judge, ai):
+        for number, fault in enumerate(ENDED):
+            await judge.script(**fault)
+            answer = await ai.run(f"question {number}", TWINS)
+            assert answer.fallback_used, fault
             assert answer.stop_reason == "stop", fault
-
-    await asyncio.gather(*(each_fault(*where) for where in PATHS.items()))
-    assert await judge.faults() == len(PATHS) * (len(PASSING) - 2)  # a delay is no fault to it
-    assert await judge.findings() == []
+        assert await judge.findings() == []
 
 
-@pytest.mark.parametrize("ai", ["retries = 0"], indirect=True)
-async def test_after_a_fault_the_twin_answers_at_once(judge: Judge, ai: Runtime) -> None:
-    for number, fault in enumerate(ENDED):
-        await judge.script(**fault)
-        answer = await ai.run(f"question {number}", TWINS)
-        assert answer.fallback_used, fault
-        assert answer.stop_reason == "stop", fault
-    assert await judge.findings() == []
+@anew_after_a_stall
+async def test_a_caller_is_told_of_every_stream_that_breaks_after_content(
+    server: str, tmp_path: Path
+) -> None:
+    async with judged(server, tmp_path) as (judge, ai):
+        told = 0
+        for kind in ("disconnect", "truncate", "malformed", "stall"):
+            await judge.script(type="stream_fault", kind=kind, after_chunks=5, stall_seconds=5)
+            while True:
+                try:
+                    async with ai.stream(f"a {kind}", TWINS) as events:
+                        async for _ in events:
+                            pass
+                except StreamBrokenError:
+                    told += 1
+                    await judge.requests()  # waits until the server has noticed
+                else:
+                    break
+            assert events.response is not None
+        assert told == 4
+        assert await judge.findings() == []
 
 
-async def test_a_caller_is_told_of_every_stream_that_breaks_after_content(judge: Judge, ai: Runtime) -> None:
-    told = 0
-    for kind in ("disconnect", "truncate", "malformed", "stall"):
-        await judge.script(type="stream_fault", kind=kind, after_chunks=5, stall_seconds=5)
-        while True:
-            try:
-                async with ai.stream(f"a {kind}", TWINS) as events:
-                    async for _ in events:
-                        pass
-            except StreamBrokenError:
-                told += 1
-                await judge.requests()  # waits until the server has noticed
-            else:
-                break
-        assert events.response is not None
-    assert told == 4
-    assert await judge.findings() == []
-
-
+@anew_after_a_stall
 async def test_a_retry_after_is_waited_for_to_its_end_where_nobody_else_can_answer(
-    judge: Judge, ai: Runtime
+    server: str, tmp_path: Path
 ) -> None:
-    for seconds in (0.25, 0.5):
-        await judge.script(type="fail", status=429, retry_after=seconds)
-        assert (await ai.run(f"after {seconds} s", ALONE)).provider == "one"
-    assert len(await judge.requests()) == 4
-    assert await judge.findings() == []
+    async with judged(server, tmp_path) as (judge, ai):
+        for seconds in (0.25, 0.5):
+            await judge.script(type="fail", status=429, retry_after=seconds)
+            assert (await ai.run(f"after {seconds} s", ALONE)).provider == "one"
+        assert len(await judge.requests()) == 4
+        assert await judge.findings() == []
 
 
+@anew_after_a_stall
 async def test_while_a_retry_after_lasts_others_answer_and_nobody_asks_there(
-    judge: Judge, ai: Runtime
+    server: str, tmp_path: Path
 ) -> None:
-    await judge.script(type="fail", status=429, retry_after=0.6, match={"provider": "openai"})
-    for _ in range(3):
-        assert (await ai.run("the same question", ELSEWHERE)).provider == "other"
-    assert (await ai.run("the same question", ALONE)).provider == "one"  # which waits for its end
-    at_one = [request for request in await judge.requests() if request["provider"] == "openai"]
-    assert [request["status"] for request in at_one] == [429, 200]
-    assert await judge.findings() == []
+    async with judged(server, tmp_path) as (judge, ai):
+        await judge.script(type="fail", status=429, retry_after=0.6, match={"provider": "openai"})
+        for _ in range(3):
+            assert (await ai.run("the same question", ELSEWHERE)).provider == "other"
+        assert (await ai.run("the same question", ALONE)).provider == "one"  # which waits for its end
+        at_one = [request for request in await judge.requests() if request["provider"] == "openai"]
+        assert [request["status"] for request in at_one] == [429, 200]
+        assert await judge.findings() == []
 
 
-async def test_what_no_retry_can_mend_is_never_sent_there_again(judge: Judge, ai: Runtime) -> None:
-    for status in (400, 422):
-        await judge.script(type="fail", status=status)
-        with pytest.raises(CallerError):
-            await ai.run(f"a {status}", TWINS)
-    for status, code in ((404, "model_not_found"), (401, "invalid_api_key")):
-        await judge.script(type="fail", status=status, match={"provider": "openai"}, code=code)
-        assert (await ai.run("the same question", ELSEWHERE)).provider == "other"
-        assert (await ai.run("the same question", ELSEWHERE)).provider == "other"
-    assert await judge.findings() == []
+@anew_after_a_stall
+async def test_what_no_retry_can_mend_is_never_sent_there_again(server: str, tmp_path: Path) -> None:
+    async with judged(server, tmp_path) as (judge, ai):
+        for status in (400, 422):
+            await judge.script(type="fail", status=status)
+            with pytest.raises(CallerError):
+                await ai.run(f"a {status}", TWINS)
+        for status, code in ((404, "model_not_found"), (401, "invalid_api_key")):
+            await judge.script(type="fail", status=status, match={"provider": "openai"}, code=code)
+            assert (await ai.run("the same question", ELSEWHERE)).provider == "other"
+            assert (await ai.run("the same question", ELSEWHERE)).provider == "other"
+        assert await judge.findings() == []
 
 
+@anew_after_a_stall
 async def test_an_outage_is_given_up_after_a_few_attempts_that_it_is_told_of(
-    judge: Judge, ai: Runtime
+    server: str, tmp_path: Path
 ) -> None:
-    await judge.script(type="fail", status=500, times=None)
-    with pytest.raises(AllProvidersFailedError) as caught:
-        await ai.run("is anybody there?", ELSEWHERE)
-    assert len(caught.value.attempts) == len(await judge.requests()) == 4
-    assert await judge.findings() == []
+    async with judged(server, tmp_path) as (judge, ai):
+        await judge.script(type="fail", status=500, times=None)
+        with pytest.raises(AllProvidersFailedError) as caught:
+            await ai.run("is anybody there?", ELSEWHERE)
+        assert len(caught.value.attempts) == len(await judge.requests()) == 4
+        assert await judge.findings() == []

@@ -11,6 +11,7 @@ from faults.matrix_expected import EXPECTED, everything, expected
 from faults.matrix_page import TITLES, page
 from support.faults import FAULTS
 from support.scale import SCALE
+from support.stalls import anew_after_a_stall
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 UNREACHABLE = {kind for kind, fault in FAULTS.items() if fault.place != "server"}
@@ -21,6 +22,7 @@ def chosen(kind: str) -> list[Cell]:
 
 
 @pytest.mark.parametrize("kind", FAULTS)
+@anew_after_a_stall
 async def test_a_fault_comes_to_what_the_table_says(kind: str, tmp_path: Path) -> None:
     outcomes = await play_all(chosen(kind), tmp_path)
     for cell, outcome in outcomes.items():

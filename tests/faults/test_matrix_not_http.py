@@ -104,7 +104,7 @@ async def ask(url: str, protocol: Protocol) -> list[StreamEvent]:
     how = {"kind": "anthropic"} if protocol == "messages" else {"kind": "openai", "protocol": protocol}
     provider = build_provider("mine", base_url=url, key=Secret(KEY, "env:X"), **how)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             opened = await provider.open(LLMRequest.from_prompt("hi", stream=True), MODEL, AttemptBudget())
             async with aclosing(opened) as stream:
                 return [event async for event in stream]

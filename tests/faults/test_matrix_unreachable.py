@@ -40,7 +40,7 @@ async def impostor(tmp_path: Path) -> AsyncIterator[Impostor]:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     made = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
     made += ["-keyout", str(key), "-out", str(certificate)]
-    await asyncio.to_thread(subprocess.run, made, check=True, capture_output=True, timeout=60)
+    await asyncio.to_thread(subprocess.run, made, check=True, capture_output=True, timeout=120)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     heard = bytearray()
@@ -57,7 +57,7 @@ async def failure(kind: str, url: str) -> ConnectionFailedError:
     provider = build_provider("mine", kind, base_url=url, key=Secret("canary-of-a-key", "env:X"))
     try:
         with pytest.raises(ConnectionFailedError) as caught:
-            await provider.open(LLMRequest.from_prompt("hi", stream=True), MODEL, AttemptBudget(connect_s=10))
+            await provider.open(LLMRequest.from_prompt("hi", stream=True), MODEL, AttemptBudget(connect_s=60))
     finally:
         await provider.aclose()
     return caught.value

@@ -12,6 +12,7 @@ from attune.errors import AllProvidersFailedError, StreamBrokenError, TransientE
 from attune.models.executor import TextDelta
 from attune.models.request import ExecutionContext
 from support.installation import PROTOCOLS, Spec, installation
+from support.stalls import anew_after_a_stall
 from support.upstream import Answer, chat_stream, messages_stream
 from support.upstream_responses import responses_stream
 
@@ -54,6 +55,7 @@ async def read(ai: Runtime, **fields) -> tuple[str, Exception | None, float]:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("phase", ["head", "content"])
+@anew_after_a_stall
 async def test_without_content_in_time_another_answers(tmp_path: Path, protocol: str, phase: str) -> None:
     async with installation(tmp_path, protocol) as home:
         answer = Answer(stall_head=True) if phase == "head" else stalling(protocol, after_content=False)
@@ -93,6 +95,7 @@ async def ping_for_ever(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
+@anew_after_a_stall
 async def test_pings_are_no_content_and_put_no_limit_off(tmp_path: Path, protocol: str) -> None:
     async with installation(tmp_path, protocol) as home:
         await home["a"].down()
@@ -105,6 +108,7 @@ async def test_pings_are_no_content_and_put_no_limit_off(tmp_path: Path, protoco
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
+@anew_after_a_stall
 async def test_a_stream_that_falls_silent_is_truncated_and_a_whole_answer_comes_from_another(
     tmp_path: Path, protocol: str
 ) -> None:
@@ -123,6 +127,7 @@ async def test_a_stream_that_falls_silent_is_truncated_and_a_whole_answer_comes_
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
+@anew_after_a_stall
 async def test_an_attempt_that_drips_for_ever_ends_at_its_total_limit(tmp_path: Path, protocol: str) -> None:
     async with installation(tmp_path, protocol, "a/m") as home:
         home["a"].default = Answer(text=TEXT, between_s=LIMIT_S / 4)
@@ -134,6 +139,7 @@ async def test_an_attempt_that_drips_for_ever_ends_at_its_total_limit(tmp_path: 
         assert (record.success, record.error_class in {"mid_stream", "transient"}) == (False, True)
 
 
+@anew_after_a_stall
 async def test_every_tier_has_its_own_limits(tmp_path: Path) -> None:
     limits = f"""
 [call]
@@ -161,6 +167,7 @@ idle_seconds = {LIMIT_S}
                 await ai.run("hello", model="c/big", workflow="again")
 
 
+@anew_after_a_stall
 async def test_the_deadline_of_a_call_spans_its_attempts(tmp_path: Path) -> None:
     async with installation(tmp_path, "chat", "a/m", "b/m", "c/m") as home:
         for provider in "abc":
@@ -175,6 +182,7 @@ async def test_the_deadline_of_a_call_spans_its_attempts(tmp_path: Path) -> None
         assert sum(waits) <= seconds * 1000
 
 
+@anew_after_a_stall
 async def test_a_long_answer_that_keeps_coming_is_not_late(tmp_path: Path) -> None:
     async with installation(tmp_path, "messages", "a/m") as home:
         home["a"].default = Answer(text=TEXT, between_s=LIMIT_S / 3)

@@ -5,24 +5,29 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from attune.errors import ErrorClass
 from attune.gateway import answering
 from support.gateway import gateway
+from support.stalls import anew_after_a_stall
 from support.upstream import Answer
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from support.gateway import Gate
+    from support.upstream import FakeUpstream
 
 openai = pytest.importorskip("openai")
 anthropic = pytest.importorskip("anthropic")
 
 HI = [{"role": "user", "content": "hi"}]
 ASK = {"model": "alpha", "max_tokens": 9, "messages": HI}
-NO_REPEATS = "[call]\nretries = 0\ndeadline_seconds = 3\n"
+NO_REPEATS = "[call]\nretries = 0\n"
 
 
 async def test_a_callers_fault_comes_back_unmodified_from_a_provider_of_its_protocol(tmp_path: Path) -> None:
@@ -48,7 +53,11 @@ async def test_a_callers_fault_at_another_protocol_is_told_in_the_clients_own_sh
 
 async def test_each_client_raises_its_own_error_for_each_failure(tmp_path: Path) -> None:
     cases = (
-        (Answer(status=429, headers={"retry-after": "7"}), openai.RateLimitError, anthropic.RateLimitError),
+        (
+            Answer(status=429, headers={"retry-after": "7000"}),
+            openai.RateLimitError,
+            anthropic.RateLimitError,
+        ),
         (
             Answer(status=400, error_message="prompt is too long", error_type="invalid_request_error"),
             openai.BadRequestError,
@@ -72,7 +81,7 @@ async def test_each_client_raises_its_own_error_for_each_failure(tmp_path: Path)
 
 
 async def test_a_wait_that_the_provider_asks_for_is_passed_on(tmp_path: Path) -> None:
-    async with gateway(tmp_path, extra="[call]\ndeadline_seconds = 2\n") as gate:
+    async with gateway(tmp_path, extra="[call]\ndeadline_seconds = 50\n") as gate:
         gate.second.default = Answer(status=429, headers={"retry-after": "70"})
         answer = await gate.chat()
         assert answer.status == 429
@@ -133,20 +142,43 @@ async def test_a_stream_that_breaks_after_content_ends_in_an_error_and_is_record
         assert record.error_class == ErrorClass.MID_STREAM
 
 
+async def answered_after(
+    ping: bytes,
+    pings: int,
+    gate: Gate,
+    upstream: FakeUpstream,
+    path: str,
+    body: dict[str, Any],
+    answer: Answer = Answer(),  # noqa: B008
+) -> bytes:
+    """All that a client gets whose provider answers once so many pings have come."""
+    held = asyncio.Event()
+    upstream.then(replace(answer, held=held))
+    got = b""
+    async with gate.http.post(gate.url + path, json=body) as response:
+        assert response.status == 200
+        while got.count(ping) < pings:
+            got += (piece := await response.content.readany())
+            assert piece, got
+        held.set()
+        return got + await response.read()
+
+
 async def test_a_client_is_told_that_a_slow_answer_is_being_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answering, "PING_SECONDS", 0.03)
     async with gateway(tmp_path) as gate, gate.anthropic() as messages, gate.openai() as client:
         for upstream in gate.upstreams:
-            upstream.default = Answer(head_s=0.3)
-        for model, path in (("alpha", "/v1/messages"), ("beta", "/v1/messages")):
-            raw = await gate.post(path, {**ASK, "model": model, "stream": True})
-            assert raw.body.count(b"event: ping") >= 3
+            upstream.default = Answer(head_s=0.1)
+        for model, upstream in (("alpha", gate.first), ("beta", gate.second)):
+            body = {**ASK, "model": model, "stream": True}
+            assert b"Hello" in await answered_after(b"event: ping", 3, gate, upstream, "/v1/messages", body)
             async with messages.messages.stream(model=model, max_tokens=5, messages=HI) as stream:
                 assert (await stream.get_final_message()).content[0].text == "Hello there, friend"
-        raw = await gate.chat("beta", stream=True)
-        assert raw.body.startswith(b": ping\n\n")
+        body = {"model": "beta", "messages": HI, "stream": True}
+        raw = await answered_after(b": ping", 1, gate, gate.second, "/v1/chat/completions", body)
+        assert raw.startswith(b": ping\n\n")
         chunks = [
             each
             async for each in await client.chat.completions.create(model="beta", messages=HI, stream=True)
@@ -163,16 +195,17 @@ async def test_a_failure_after_pings_ends_the_stream_with_an_error_of_the_protoc
 ) -> None:
     monkeypatch.setattr(answering, "PING_SECONDS", 0.03)
     async with gateway(tmp_path, extra=NO_REPEATS) as gate:
-        gate.first.default = Answer(head_s=0.2, status=400, error_message="too odd")
-        answer = await gate.post("/v1/messages", {**ASK, "stream": True})
-        assert answer.status == 200
-        last = answer.body.strip().rpartition(b"\n\n")[2]
+        answer = Answer(status=400, error_message="too odd")
+        body = {**ASK, "stream": True}
+        whole = await answered_after(b"event: ping", 1, gate, gate.first, "/v1/messages", body, answer)
+        last = whole.strip().rpartition(b"\n\n")[2]
         assert last.startswith(b"event: error\ndata: ")
         assert "too odd" in json.loads(last.partition(b"data: ")[2])["error"]["message"]
 
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("answer", [Answer(stall_head=True), Answer(stall_after=400)], ids=["head", "body"])
+@anew_after_a_stall
 async def test_a_client_that_goes_away_closes_the_upstream_at_once(
     tmp_path: Path, stream: bool, answer: Answer
 ) -> None:
@@ -180,10 +213,12 @@ async def test_a_client_that_goes_away_closes_the_upstream_at_once(
         gate.second.default = answer
         asking = asyncio.create_task(gate.chat(stream=stream))
         seen = await gate.second.arrived()
-        await asyncio.sleep(0.1)  # until what is to come has come; nothing is measured by it
+        await seen.stalled.wait()
+        for _ in range(100):  # until what is to come has come
+            await asyncio.sleep(0)
         asking.cancel()
         gone = time.monotonic()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await seen.disconnected.wait()
         assert seen.disconnected_at is not None
         assert seen.disconnected_at - gone < 0.25

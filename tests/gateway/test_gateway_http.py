@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
+import sqlite3
 from typing import TYPE_CHECKING
 
 import pytest
 
+from attune.errors import StoreError
 from attune.gateway.http import Request, is_loopback
 from attune.gateway.log import JSONLines
 from support.gateway import gateway
@@ -71,7 +74,7 @@ async def test_without_keys_no_web_page_is_answered(tmp_path: Path) -> None:
     ("body", "says"),
     [
         (b"{", "not JSON"),
-        (b"", "not JSON"),
+        (b"", "the body is empty"),
         (b"[]", "object"),
         (b'"\xff"', ""),
         (b'{"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}', "model"),
@@ -221,11 +224,23 @@ async def test_health_and_readiness_need_nothing(tmp_path: Path) -> None:
 
 async def test_a_gateway_that_nobody_can_be_asked_through_is_alive_and_not_ready(tmp_path: Path) -> None:
     async with gateway(tmp_path) as gate:
-        gate.runtime.store._writer.last_error = RuntimeError("disk full")
-        answer = await gate.get("/ready")
-        assert (answer.status, answer.json["why"]) == (503, ["the ledger cannot be written"])
-        assert (await gate.get("/health")).status == 200
-        gate.runtime.store._writer.last_error = None
+        store = gate.runtime.store
+        await asyncio.wrap_future(store._writer.submit(lambda to: to.execute("PRAGMA busy_timeout = 0")))
+        other = sqlite3.connect(gate.runtime.config.paths.ledger_file, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        try:
+            await gate.chat()  # its record is kept, and the writer goes on trying
+            with pytest.raises(StoreError, match="another process"):
+                await store.flush()
+            answer = await gate.get("/ready")
+            assert (answer.status, answer.json["why"]) == (503, ["the ledger cannot be written"])
+            assert (await gate.get("/health")).status == 200
+        finally:
+            other.execute("ROLLBACK")
+            other.close()
+        async with asyncio.timeout(60):
+            while (await gate.get("/ready")).status != 200:
+                await asyncio.sleep(0.05)
 
 
 async def test_metrics_count_requests_attempts_tokens_and_dollars_by_names_that_no_client_chose(

@@ -29,7 +29,7 @@ def bearer(key: str) -> dict[str, str]:
 
 async def known(gate: Gate, key: str, status: int) -> None:
     """Wait until the gateway has heard of what was done to a key."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while (await gate.get("/v1/models", bearer(key))).status != status:
             await asyncio.sleep(0.05)
 
@@ -120,7 +120,7 @@ async def test_a_key_may_use_only_what_it_is_made_for(tmp_path: Path) -> None:
 
 async def test_a_fallback_stays_within_what_the_key_allows(tmp_path: Path) -> None:
     keys = {"narrow": {"models": frozenset({"first/alpha"})}}
-    async with gateway(tmp_path, keys=keys, extra="[call]\nretries = 0\ndeadline_seconds = 3\n") as gate:
+    async with gateway(tmp_path, keys=keys, extra="[call]\nretries = 0\n") as gate:
         gate.first.default = Answer(status=529)
         answer = await gate.chat("auto", bearer(gate.secrets["narrow"]))
         assert answer.status == 503
@@ -173,7 +173,7 @@ async def test_a_client_that_always_hangs_up_is_limited_all_the_same(tmp_path: P
             seen = await gate.second.arrived(number)
             asking.cancel()
             await asyncio.wait({asking})
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 await seen.disconnected.wait()
         assert (await gate.chat(headers=headers, max_tokens=900)).status == 429
 
@@ -217,7 +217,7 @@ async def test_keys_that_cannot_be_read_are_503_and_not_401(
 
     async with gateway(tmp_path, keys={"one": {}}) as gate:
         monkeypatch.setattr(Gatekeeper, "_read", fail)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while (await gate.get("/ready")).status == 200:
                 await asyncio.sleep(0.05)
         assert (await gate.chat(headers=bearer("attune-" + "x" * 43))).status == 503

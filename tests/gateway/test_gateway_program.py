@@ -7,42 +7,24 @@ import json
 import signal
 import socket
 import time
-from contextlib import asynccontextmanager
 from shutil import which
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
 
+from attune.gateway.server import GRACE_SECONDS
 from attune.stores.sqlite import SqliteStore
-from support.gateway import SECRETS, configuration, free_port
-from support.program import ATTUNE, Program
+from support.gateway import SECRETS, configuration
+from support.program import Program
+from support.up import up
 from support.upstream import Answer, FakeUpstream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-CLAUDE = which("claude")
 BODY = {"model": "alpha", "max_tokens": 9, "messages": [{"role": "user", "content": "a-secret-prompt"}]}
-
-
-class Up:
-    """A gateway in a process of its own; ``said`` is what it printed when it was ready."""
-
-    def __init__(self, process: asyncio.subprocess.Process, said: dict[str, Any]) -> None:
-        self.process = process
-        self.said = said
-        self.url: str = said["url"]
-
-    async def end(self, number: int = signal.SIGTERM) -> tuple[int, str]:
-        """Ask it to end: its exit code, and all that it logged."""
-        self.process.send_signal(number)
-        async with asyncio.timeout(20):
-            out, err = await self.process.communicate()
-        assert out == b""
-        assert self.process.returncode is not None
-        return self.process.returncode, err.decode()
 
 
 @pytest.fixture
@@ -59,31 +41,6 @@ def program(tmp_path: Path, upstream: FakeUpstream) -> Program:
     return program
 
 
-@asynccontextmanager
-async def up(program: Program, *args: str) -> AsyncIterator[Up]:
-    process = await asyncio.create_subprocess_exec(
-        ATTUNE,
-        "up",
-        "--json",
-        "--port",
-        str(free_port()),
-        *args,
-        env=program.environ,
-        cwd=program.home,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    try:
-        async with asyncio.timeout(20):
-            text = await process.stdout.readuntil(b"}\n")
-        yield Up(process, json.loads(text))
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
-
-
 async def test_a_stream_under_way_is_finished_before_the_end_and_is_in_the_ledger(
     program: Program, upstream: FakeUpstream
 ) -> None:
@@ -96,7 +53,7 @@ async def test_a_stream_under_way_is_finished_before_the_end_and_is_in_the_ledge
             rest = await answer.content.read()
             call_id = answer.headers["x-attune-call-id"]
         assert b"message_stop" in rest
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             _, err = await gate.process.communicate()
         assert gate.process.returncode == 0
         assert b"Traceback" not in err
@@ -115,7 +72,7 @@ async def test_it_ends_at_once_when_nothing_is_under_way(program: Program, numbe
         began = time.monotonic()
         code, _ = await gate.end(number)
         assert code == 0
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < GRACE_SECONDS  # nobody was waited for
 
 
 async def test_no_secret_and_no_prompt_is_in_any_log_metric_error_or_file(
@@ -253,41 +210,3 @@ async def test_curl_asks_and_streams_as_the_page_says(program: Program, upstream
         streamed = await curl(url, "-N", *headers, "-d", body % ', "stream": true')
         assert streamed.rstrip().endswith("data: [DONE]")
         assert (await gate.end())[0] == 0
-
-
-@pytest.mark.skipif(CLAUDE is None, reason="Claude Code is not installed")
-@pytest.mark.parametrize("model", ["claude-sonnet-5-5", "beta"])
-async def test_claude_code_is_answered_by_either_protocol(
-    program: Program, upstream: FakeUpstream, model: str
-) -> None:
-    text = '[gateway.aliases]\n"claude-sonnet-5-5" = "attune/capable"\n'
-    program.configure(program.config_file.read_text() + text)
-    async with up(program) as gate:
-        environ = {
-            "PATH": "/usr/bin:/bin",
-            "HOME": str(program.home),
-            "ANTHROPIC_BASE_URL": gate.url,
-            "ANTHROPIC_AUTH_TOKEN": "any",
-            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-        }
-        process = await asyncio.create_subprocess_exec(
-            str(CLAUDE),
-            "-p",
-            "hi",
-            "--model",
-            model,
-            env=environ,
-            cwd=program.home,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        async with asyncio.timeout(50):
-            out, _ = await process.communicate()
-        assert process.returncode == 0, out
-        assert out.decode().rstrip().endswith("Hello there, friend")
-        assert (await gate.end())[0] == 0
-    asked = upstream.received[-1]
-    assert asked.body["stream"] is True
-    assert asked.body["model"] == {"beta": "beta"}.get(model, "alpha")
-    assert asked.protocol == {"beta": "chat"}.get(model, "messages")
-    assert asked.body["max_tokens"] == 4000

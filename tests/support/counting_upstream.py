@@ -24,7 +24,7 @@ from typing import NamedTuple
 from support.upstream import Answer, chat_stream, error_body, messages_stream, sse
 from support.upstream_responses import responses_failure, responses_stream
 
-SLOW_SECONDS = 3.0
+SLOW_SECONDS = 8.0
 """How long the slow answers keep their head back."""
 
 FAULTS = {
@@ -96,11 +96,11 @@ class CountingUpstream:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._process.communicate(timeout=30)  # its standard input ends
+        self._process.communicate(timeout=120)  # its standard input ends
 
     def tally(self) -> Tally:
         """What was counted so far, without this question's own connection."""
-        with urllib.request.urlopen(f"{self.url}/tally", timeout=30) as answer:
+        with urllib.request.urlopen(f"{self.url}/tally", timeout=60) as answer:
             counted = json.load(answer)
         arrived = [
             Arrival(call, provider, kind, Bill(*bill) if bill else None, sent)

@@ -52,7 +52,7 @@ class CutServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 await self._answer(reader, writer)
         writer.close()
 

@@ -14,7 +14,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,6 +26,7 @@ from attune.gateway.server import listen, serve
 from attune.models.state import KeyLimits, KeyScopes
 from attune.runtime import build
 from attune.stores.sqlite import SqliteStore
+from support.ports import free_port as free_port  # noqa: PLC0414 - for those who start a gateway
 from support.upstream import FakeUpstream
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Gate:
         import openai
 
         url = f"{self.url}/v1"
-        options = {"max_retries": 0, "timeout": 20, **options}
+        options = {"max_retries": 0, "timeout": 60, **options}
         async with openai.AsyncOpenAI(base_url=url, api_key=key, **options) as client:
             yield client
 
@@ -134,7 +134,7 @@ class Gate:
         """Anthropic's own client."""
         import anthropic
 
-        options = {"max_retries": 0, "timeout": 20, **options}
+        options = {"max_retries": 0, "timeout": 60, **options}
         async with anthropic.AsyncAnthropic(base_url=self.url, api_key=key, **options) as client:
             yield client
 
@@ -162,7 +162,7 @@ class Gate:
         reader, writer = await asyncio.open_connection(host, int(port))
         try:
             writer.write(content)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 try:
                     await writer.drain()
                     return await reader.read()
@@ -219,7 +219,7 @@ async def _serving(gate: Gate) -> AsyncIterator[None]:
     gate.serving = asyncio.create_task(serve(gate.runtime, listening, on_ready=ready.set))
     waiting = asyncio.create_task(ready.wait())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await asyncio.wait({gate.serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if not ready.is_set():
             waiting.cancel()
@@ -228,13 +228,6 @@ async def _serving(gate: Gate) -> AsyncIterator[None]:
     finally:
         if not gate.serving.done():
             os.kill(os.getpid(), signal.SIGTERM)  # as it is ended in earnest; the server handles it
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             await gate.serving
         listening.close()
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -65,7 +65,7 @@ class MortalParent:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._process.communicate(timeout=30)
+        self._process.communicate(timeout=120)
 
     def start(self, home: Path, log: Path, *, durability: str, flushes: bool) -> int:
         """Start one; returns its process id once it exists."""

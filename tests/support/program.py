@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ATTUNE = str(Path(sys.executable).with_name("attune"))
-LIMIT_SECONDS = 60
+LIMIT_SECONDS = 180
 
 CANARY = "canary-value-of-a-key-not-a-secret"
 

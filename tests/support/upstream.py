@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -32,7 +34,8 @@ class Answer:
     ``error_code`` and ``error_message``. ``content_type`` and ``body`` replace what would be sent.
     ``usage`` holds the fields of the protocol; ``None`` uses a default, ``{}`` sends none.
     ``stop_reason`` is the protocol's word; of Responses it is why the answer is incomplete.
-    ``head_s`` passes before the head, ``between_s`` before each block of a stream.
+    ``head_s`` passes before the head, ``between_s`` before each block of a stream; the head waits for
+    ``held`` to be set, too.
     ``stall_head`` never sends a head and ``stall_after`` nothing after that many bytes of body,
     until the client goes away. ``cut_after`` ends the body after that many bytes: ``"clean"``
     as if it were complete, ``"close"`` by closing, ``"reset"`` by aborting the connection.
@@ -52,6 +55,7 @@ class Answer:
     error_code: str | None = None
     error_message: str = "something went wrong"
     head_s: float = 0.0
+    held: asyncio.Event | None = None
     between_s: float = 0.0
     stall_head: bool = False
     stall_after: int | None = None
@@ -62,7 +66,8 @@ class Answer:
 
 @dataclass
 class Received:
-    """A request as it arrived; ``disconnected`` is set when its client goes before the end.
+    """A request as it arrived; ``disconnected`` is set when its client goes before the end, ``stalled`` when
+    nothing more will be sent until then.
 
     ``connection`` is the client's port: equal for requests on one connection. ``raw`` is the body's text.
     """
@@ -76,6 +81,7 @@ class Received:
     raw: bytes = b""
     disconnected: asyncio.Event = field(default_factory=asyncio.Event)
     disconnected_at: float | None = None
+    stalled: asyncio.Event = field(default_factory=asyncio.Event)
     completed: bool = False
 
 
@@ -91,6 +97,7 @@ class FakeUpstream:
         self.port = port
         self._script: deque[Script] = deque()
         self._runner: web.ServerRunner | None = None
+        self._kept: socket.socket | None = None
         self._arrived = asyncio.Condition()
 
     async def __aenter__(self) -> FakeUpstream:
@@ -98,7 +105,9 @@ class FakeUpstream:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self.down()
+        await self._stop()
+        if self._kept is not None:
+            self._kept.close()
 
     @property
     def url(self) -> str:
@@ -126,19 +135,30 @@ class FakeUpstream:
         server = web.Server(self._handle, handler_cancellation=True, access_log=None)
         self._runner = web.ServerRunner(server, shutdown_timeout=0.1, handle_signals=False)
         await self._runner.setup()
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
         await site.start()
         self.port = self._runner.addresses[0][1]
 
     async def down(self) -> None:
         """Stop listening: connections are refused from now on, open ones are closed."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        if await self._stop():
+            self._kept = socket.socket()  # else another process may get the port, and answer
+            self._kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):  # somebody was faster
+                self._kept.bind(("127.0.0.1", self.port))
+
+    async def _stop(self) -> bool:
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
+        return runner is not None
 
     async def arrived(self, number: int = 1) -> Received:
         """Wait until ``number`` requests have arrived in all; returns the last of them."""
-        async with asyncio.timeout(10), self._arrived:
+        async with asyncio.timeout(60), self._arrived:
             await self._arrived.wait_for(lambda: len(self.received) >= number)
         return self.received[number - 1]
 
@@ -173,8 +193,10 @@ class FakeUpstream:
 async def _answer(request: web.BaseRequest, seen: Received, answer: Answer) -> web.StreamResponse:
     if answer.head_s:
         await asyncio.sleep(answer.head_s)
+    if answer.held is not None:
+        await answer.held.wait()
     if answer.stall_head:
-        await asyncio.Event().wait()
+        await _stall(seen)
     response = web.StreamResponse(status=answer.status, headers=dict(answer.headers))
     if answer.reset_head:
         _abort(request)
@@ -191,7 +213,7 @@ async def _answer(request: web.BaseRequest, seen: Received, answer: Answer) -> w
         await response.write(block[: limit - sent])
         sent = limit
         if sent == answer.stall_after:
-            await asyncio.Event().wait()
+            await _stall(seen)
         if sent == answer.cut_after and answer.cut_by != "clean":
             _abort(request) if answer.cut_by == "reset" else _close(request)
             return response
@@ -199,6 +221,11 @@ async def _answer(request: web.BaseRequest, seen: Received, answer: Answer) -> w
             break
     await response.write_eof()
     return response
+
+
+async def _stall(seen: Received) -> None:
+    seen.stalled.set()
+    await asyncio.Event().wait()
 
 
 def _abort(request: web.BaseRequest) -> None:

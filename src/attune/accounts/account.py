@@ -18,6 +18,7 @@ __all__ = ["DEFAULT_ROUTES", "ROUTES", "Account"]
 ROUTES = (
     "/v1/chat/completions",
     "/v1/responses",
+    "/v1/embeddings",
     "/v1/models",
     "/v1/messages",
     "/v1/messages/count_tokens",
@@ -61,6 +62,12 @@ class Account:
     def allows_realtime(self) -> bool:
         """Whether the caller may say that its task is a realtime one, for which no cost limit counts."""
         return self._record.scopes.realtime
+
+    @property
+    def allows_every_model(self) -> bool:
+        """Whether the key is limited in none of models, tiers and providers."""
+        scopes = self._record.scopes
+        return scopes.models is None and scopes.tiers is None and scopes.providers is None
 
     def allows_route(self, path: str) -> bool:
         """Whether a path (without its query) is an allowed route or lies below one."""

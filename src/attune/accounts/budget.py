@@ -49,15 +49,22 @@ class KeyBudget:
         limits = self._account.limits
         limit = (limits.usd_per_day if period == "day" else limits.usd_per_month) or 0.0
         _, end = period_bounds(period, now)
-        asked = f"up to ${nanos / NANOS_PER_USD:.6f} for this call"
+        budget = f"the budget of ${_decimal(limit)} a {period} of the key {self._account.name!r}"
+        asked = f"up to ${nanos / NANOS_PER_USD:.6f}"
         never_fits = nanos > round(limit * NANOS_PER_USD)
         message = (
-            f"the budget of ${limit:g} a {period} of the key {self._account.name!r} "
-            + (f"is less than {asked}; " if never_fits else f"has no room left for {asked}; ")
-            + f"it resets at {datetime.fromtimestamp(end, UTC):%Y-%m-%d %H:%M} UTC"
+            f"this call may cost {asked}, more than all of {budget}; lower its limit of output tokens"
+            if never_fits
+            else f"{budget} has no room left for {asked} for this call; "
+            f"it resets at {datetime.fromtimestamp(end, UTC):%Y-%m-%d %H:%M} UTC"
         )
         retry_after = None if never_fits else end - now
         return BudgetSpentError(f"key_usd_per_{period}", message, resets_at=end, retry_after=retry_after)
+
+
+def _decimal(usd: float) -> str:
+    """Dollars as people write them, never as 6e-05."""
+    return f"{usd:,.9f}".rstrip("0").rstrip(".")
 
 
 class _KeyLeases:

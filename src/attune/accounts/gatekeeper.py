@@ -215,10 +215,11 @@ def _presented(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 
 def _too_fast(account: Account, wait: Wait, tokens: int) -> RateLimitedError:
-    allowance = f"{wait.limit:,} {wait.what} a minute of the key {account.name!r}"
+    what, are = (wait.what, "are") if wait.limit > 1 else (wait.what.removesuffix("s"), "is")
+    allowance = f"{wait.limit:,} {what} a minute of the key {account.name!r}"
     if not isfinite(wait.seconds):
         message = f"this call may take {tokens:,} tokens, more than the {allowance}; make it smaller"
         return RateLimitedError(message, retry_after=None)
     return RateLimitedError(
-        f"the {allowance} are used; try again in {ceil(wait.seconds * 10) / 10} s", retry_after=wait.seconds
+        f"the {allowance} {are} used; try again in {ceil(wait.seconds * 10) / 10} s", retry_after=wait.seconds
     )

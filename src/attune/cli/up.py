@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from typing import TYPE_CHECKING
 
@@ -46,7 +45,7 @@ def cmd_up(args: argparse.Namespace) -> int:
     from attune import runtime
     from attune.config import load
     from attune.gateway.http import is_loopback
-    from attune.gateway.log import log_to_stderr
+    from attune.gateway.log import log_step, log_to_stderr
     from attune.gateway.naming import Names
     from attune.gateway.server import listen, serve
 
@@ -61,7 +60,7 @@ def cmd_up(args: argparse.Namespace) -> int:
     if not 1 <= port <= 65_535:
         raise InvalidRequestError(f"--port must be between 1 and 65535, not {port}")
     Names(config.registry, config.gateway.aliases, config.gateway.rules).check()
-    opened = runtime.build(config, on_step=logging.getLogger("attune.gateway").info)
+    opened = runtime.build(config, on_step=log_step)
     try:
         keys = bool(opened.store.all_keys())  # once there was one, callers need one
         if not is_loopback(host) and not keys:
@@ -104,6 +103,7 @@ def _say_ready(config: Config, host: str, port: int, *, keys: bool, as_json: boo
         f"  OpenAI clients:     OPENAI_BASE_URL={url}/v1   OPENAI_API_KEY={key}",
         f"  Anthropic clients:  ANTHROPIC_BASE_URL={url}   ANTHROPIC_API_KEY={key}",
         f"  Claude Code:        ANTHROPIC_BASE_URL={url} ANTHROPIC_AUTH_TOKEN=... claude",
+        "  Codex, opencode, llm, LangChain, SDKs, curl: see docs/how-to/clients",
         "  model: a model's name, auto, attune/cheap, attune/capable, attune/premium, attune/TASK",
     ]
     if not keys:

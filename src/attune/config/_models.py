@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from attune.config._document import shown
 from attune.errors import InvalidRequestError, UnknownNameError
 from attune.models.prices import FREE, MAX_USD_PER_MILLION, PriceSchedule
-from attune.models.registry import ABILITIES, ModelInfo, ModelRegistry, ModelTier
+from attune.models.registry import ABILITIES, EMBEDDINGS, ModelInfo, ModelRegistry, ModelTier
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -71,27 +71,29 @@ def _model(table: Table, catalog: dict[str, ModelInfo], providers: Collection[st
     if not model_id.isprintable():
         raise table.error("id", "must be one line of printable text")
     base = catalog.get(f"{provider}/{model_id}")
+    abilities = _abilities(table, base)
+    embeds = EMBEDDINGS in abilities
     window = table.whole("context_window", base.context_window if base else None, 1, _MAX_TOKENS)
-    usual = base.max_output_tokens if base else _USUAL_OUTPUT_TOKENS
+    usual = 1 if embeds else base.max_output_tokens if base else _USUAL_OUTPUT_TOKENS
     local = table.flag("local", default=base.local if base else False)
-    prices = _prices(table)
+    prices = _prices(table, embeds=embeds)
     if prices is None:
         prices = base.prices if base else FREE if local else None
     return ModelInfo(
         id=model_id,
         provider=provider,
-        tier=_tier(table, base),
+        tier=_tier(table, base.tier if base else ModelTier.CHEAP if embeds else None),
         context_window=window,
         max_output_tokens=table.whole("max_output_tokens", min(usual, window), 1, window),
-        abilities=_abilities(table, base),
+        abilities=abilities,
         prices=prices,
         local=local,
         responses_only=base.responses_only if base and "abilities" not in table.values else frozenset(),
     )
 
 
-def _tier(table: Table, base: ModelInfo | None) -> ModelTier:
-    name = table.text("tier", base.tier.value if base else None)
+def _tier(table: Table, usual: ModelTier | None) -> ModelTier:
+    name = table.text("tier", usual)
     try:
         return ModelTier.parse(name)
     except UnknownNameError:
@@ -106,15 +108,19 @@ def _abilities(table: Table, base: ModelInfo | None) -> frozenset[str]:
     abilities = frozenset(table.texts("abilities"))
     for ability in sorted(abilities - ABILITIES):
         raise table.unknown("ability", ability, ABILITIES, "abilities")
+    if EMBEDDINGS in abilities and len(abilities) > 1:
+        raise table.error("abilities", f"{EMBEDDINGS!r} stands alone: such a model answers no conversation")
     return abilities
 
 
-def _prices(table: Table) -> PriceSchedule | None:
-    """The user's prices; ``None`` where there are none. Input and output belong together."""
+def _prices(table: Table, *, embeds: bool) -> PriceSchedule | None:
+    """The user's prices; ``None`` where there are none. Input and output belong together; embeddings have no
+    output.
+    """
     given = {key: table.number(key, None, 0, MAX_USD_PER_MILLION) for key in _PRICES if key in table.values}
     if not given:
         return None
-    cost_in, cost_out = given.pop("input_price", None), given.pop("output_price", None)
+    cost_in, cost_out = given.pop("input_price", None), given.pop("output_price", 0 if embeds else None)
     if cost_in is None or cost_out is None:
         raise table.error(None, "prices need both input_price and output_price, in USD per million tokens")
     return PriceSchedule.flat(cost_in, cost_out, **given)

@@ -49,10 +49,13 @@ class ProviderConfig(NamedTuple):
 
     @property
     def speaks(self) -> tuple[str, ...]:
-        """What the provider speaks of ``chat``, ``responses`` and ``messages``; the first by preference."""
+        """What the provider speaks of ``chat``, ``responses``, ``embeddings`` and ``messages``; the first by
+        preference.
+        """
         if self.kind == "anthropic":
             return ("messages",)
-        return ("responses", "chat") if self.protocol == "both" else (self.protocol or "chat",)
+        spoken = ("responses", "chat") if self.protocol == "both" else (self.protocol or "chat",)
+        return spoken if self.kind == "local" else (*spoken, "embeddings")
 
     @property
     def credentials(self) -> tuple[str, ...]:
@@ -125,13 +128,18 @@ class GatewayRule(NamedTuple):
 
 
 class GatewayConfig(NamedTuple):
-    """``[gateway]``: where it listens, the largest body it reads, clients' names for models, and rules."""
+    """``[gateway]``: where it listens, clients' names for models, rules, and limits: the largest body that it
+    reads, all bodies that it holds together, how long a client may keep it waiting, and how many connections.
+    """
 
     host: str = "127.0.0.1"
     port: int = 4141
     max_body_mib: int = 32
     aliases: Mapping[str, str] = MappingProxyType({})
     rules: tuple[GatewayRule, ...] = ()
+    max_bodies_mib: int = 128
+    client_timeout_seconds: float = 60.0
+    max_connections: int = 1000
 
 
 class Paths(NamedTuple):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attune.accounts import AccountError
-from attune.errors import AttuneError, InvalidRequestError
-from attune.gateway.http import ClientGoneError, HTTPError, head, send_answer
+from attune.aside import aside
+from attune.errors import AttuneError, InvalidRequestError, ModelUnavailableError
+from attune.gateway.http import LARGE_BODY, ClientGoneError, HTTPError, head, send_answer, send_body
 from attune.models.executor import EventKind
+from attune.models.interruption import Interruptible
+from attune.models.registry import EMBEDDINGS
 from attune.models.request import ExecutionContext
 from attune.models.tasks import REALTIME_REQUIRED_TASKS, normalize_task
 from attune.wire.carrying import carried, only_here, protocol_for
@@ -37,12 +39,6 @@ __all__ = ["Answering"]
 
 PING_SECONDS = 10.0
 """After so long without content a streaming client is told that all is well, and again each time."""
-
-LARGE_BODY = 128 * 1024
-"""Bytes above which a body is read in a thread: it would hold up every other request."""
-
-_EXPECTED_OUTPUT = 1000
-"""Tokens that a request is counted with for its rate where it sets no limit of its own."""
 
 _log = logging.getLogger("attune.gateway")
 
@@ -96,34 +92,28 @@ class Answering:
             prepared = await self._prepare(door, request, account)
         except AttuneError as error:
             return await self._refuse(door, error, send)
-        watching = asyncio.current_task()
-        assert watching is not None
-        gone = asyncio.create_task(_cancel_when_gone(request, watching))
+        answering = Interruptible()
         try:
-            if prepared.request.stream:
-                return await self._stream(door, prepared, send)
-            if only_here(_source(prepared.request)):
-                return await self._relay_whole(door, prepared, send)
-            return await self._whole(door, prepared, send)
-        except asyncio.CancelledError:
-            if not gone.done() or gone.cancelled():
-                raise
-            watching.uncancel()
-            raise ClientGoneError("the client went away") from None
+            with answering:
+                request.departure.tell(lambda: answering.interrupt(ClientGoneError("the client went away")))
+                if prepared.request.stream:
+                    return await self._stream(door, prepared, send)
+                if only_here(_source(prepared.request)):
+                    return await self._relay_whole(door, prepared, send)
+                return await self._whole(door, prepared, send)
         finally:
-            gone.cancel()
-            with suppress(asyncio.CancelledError):
-                await gone
+            request.departure.tell(None)
 
     # -- before the call -------------------------------------------------------------------------
 
     async def _prepare(self, door: Door, request: Request, account: Account | None) -> Prepared:
         body = await request.body(self._max_body_bytes)
         if len(body) > LARGE_BODY:
-            model, asked = await asyncio.to_thread(door.read, body, request.headers)
+            model, asked = await aside(door.read, body, request.headers)
         else:
             model, asked = door.read(body, request.headers)
         fields = {**self._names.purpose(request, model), **self._names.meaning(model)}
+        self._names.check_kind(model, fields.get("model"), self._speaks, embeddings=EMBEDDINGS in asked.needs)
         allowed = self._carriers(asked, fields.get("model"))
         asked = _at_most(asked, self._names.most_output(fields, allowed))
         if account is not None:
@@ -132,7 +122,7 @@ class Answering:
         context = ExecutionContext.of({**fields, "allow_providers": allowed})
         admission = budget = None
         if account is not None:
-            tokens = asked.estimated_input_tokens() + (asked.max_output_tokens or _EXPECTED_OUTPUT)
+            tokens = asked.estimated_input_tokens() + (asked.max_output_tokens or door.EXPECTED_OUTPUT)
             admission = await self._gatekeeper.admit(account, tokens)
             budget = self._gatekeeper.budget(account)
         return Prepared(asked, context, admission, budget)
@@ -140,12 +130,19 @@ class Answering:
     def _carriers(self, asked: LLMRequest, model: str | None) -> frozenset[str]:
         """The providers that can be asked the whole of it.
 
-        Raises ``InvalidRequestError`` that names what no enrolled provider of ``model`` can be asked.
+        Raises ``InvalidRequestError`` that names what no enrolled provider of ``model`` can be asked, and
+        ``ModelUnavailableError`` where none has it: what says "later" some clients ask 30 times.
         """
         source = _source(asked)
         able: set[str] = set()
         refusal: InvalidRequestError | None = None
         serving = self._speaks.keys() if model is None else self._names.providers_of(model)
+        if model is not None and serving.isdisjoint(self._speaks):
+            raise ModelUnavailableError(
+                f"no enrolled provider has the model {model!r}; set the key of one that has, or say in "
+                "[gateway.aliases] what stands for it",
+                code="model_not_found",
+            )
         for provider, protocols in self._speaks.items():
             if provider not in serving:
                 continue
@@ -163,6 +160,8 @@ class Answering:
         """What the key narrows the call to. Raises ``ScopeError`` for what it does not allow."""
         task = normalize_task(fields.get("task_type") or "")
         account.check(tier=fields.get("tier"), realtime=task in REALTIME_REQUIRED_TASKS)
+        if account.allows_every_model:
+            return {}
         models = self._names.registry.models
         if named := fields.get("model"):
             found = self._names.registry.find(named)
@@ -183,7 +182,8 @@ class Answering:
         prepared.used(response)
         told = AnswerHead(response.call_id, response.model_id, response.provider, int(self._clock.time()))
         protocol = self._protocol(prepared.request, f"{response.provider}/{response.model_id}")
-        body = door.body(response, prepared.request, told, relays=protocol == door.protocol)
+        write = partial(door.body, response, prepared.request, told, relays=protocol == door.protocol)
+        body = await aside(write) if _is_large(response) else write()
         await send_answer(send, 200, body, headers=self._told(prepared, response))
         return 200
 
@@ -285,26 +285,29 @@ class _StreamedAnswer:
         self._events = events
         self._send = send
         self._writer: Any = None
+        self._unsent: list[bytes] = []
         self.begun = False
 
     async def ping(self) -> None:
         """Tell the client that its answer is still being made."""
         await self._begin()
-        await self._chunk(self._door.PING)
+        await send_body(self._send, self._door.PING, more=True)
 
     async def write(self, event: Any) -> None:
-        """Pass one event on."""
+        """Pass one event on, together with those that have come already, and the last one with the end."""
         if self._writer is None:
             self._writer = self._make_writer()
-        content = self._writer.feed(event)
-        await self._begin()
-        if content:
-            await self._chunk(content)
+        if content := self._writer.feed(event):
+            self._unsent.append(content)
+        if self._unsent and not self._events.has_more and event.kind is not EventKind.TERMINAL:
+            await self._begin()
+            content, self._unsent = b"".join(self._unsent), []
+            await send_body(self._send, content, more=True)
 
     async def end(self, last: bytes) -> None:
         """The last bytes of the answer."""
         await self._begin()
-        await self._send({"type": "http.response.body", "body": last})
+        await send_body(self._send, b"".join((*self._unsent, last)))
 
     def _make_writer(self) -> Any:
         answering, candidate = self._answering, self._events.candidate
@@ -328,9 +331,6 @@ class _StreamedAnswer:
             headers |= self._answering._left_out(self._prepared.request, candidate.label)
         await self._send(head(200, "text/event-stream", headers))
 
-    async def _chunk(self, content: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": content, "more_body": True})
-
 
 def refusal(
     door: Door,
@@ -350,9 +350,9 @@ def refusal(
     return answer
 
 
-async def _cancel_when_gone(request: Request, task: asyncio.Task[Any]) -> None:
-    await request.gone()
-    task.cancel()
+def _is_large(response: LLMResponse) -> bool:
+    texts = (getattr(part, "text", "") or getattr(part, "arguments", "") for part in response.content)
+    return sum(map(len, texts)) > LARGE_BODY
 
 
 def _at_most(request: LLMRequest, tokens: int | None) -> LLMRequest:

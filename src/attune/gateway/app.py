@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import re
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from attune.errors import AttuneError, UnknownNameError
 from attune.gateway.answering import Answering, refusal
-from attune.gateway.http import ClientGoneError, HTTPError, Request, is_loopback, send_answer
+from attune.gateway.bodies import Bodies
+from attune.gateway.http import LARGE_BODY, ClientGoneError, HTTPError, Request, is_loopback, send_answer
 from attune.gateway.naming import Names
 from attune.gateway.operations import Operations
 from attune.wire.chat_door import ChatDoor
+from attune.wire.embeddings_door import EmbeddingsDoor
 from attune.wire.messages_door import MessagesDoor
 from attune.wire.redaction import one_line
 from attune.wire.responses_door import ResponsesDoor
@@ -32,11 +35,13 @@ _log = logging.getLogger("attune.gateway")
 DOORS: Mapping[str, Door] = {
     "/v1/chat/completions": ChatDoor(),
     "/v1/responses": ResponsesDoor(),
+    "/v1/embeddings": EmbeddingsDoor(),
     "/v1/messages": MessagesDoor(),
 }
 _READS = ("/v1/models", "/v1/attune/decisions", "/metrics")
+_READ_PATH = re.compile(r"/v1/models(/.*)?|/v1/attune/decisions/[^/]+|/metrics", re.DOTALL)
 _WRITES = ("/v1/messages/count_tokens", "/v1/attune/outcomes")
-_OPEN = ("/health", "/ready")
+_OPEN = ("/health", "/ready", "/openapi.json")
 _GONE = 499
 """What the log says of a request whose client went away."""
 
@@ -57,6 +62,7 @@ class Gateway:
         self._config = config
         self._clock = clock
         self._loopback = loopback
+        self._bodies = Bodies(max(config.max_bodies_mib, config.max_body_mib) * 1024 * 1024)
         names = Names(runtime.config.registry, config.aliases, config.rules)
         allowed = runtime.config.routing.allow_providers
         speaks = {
@@ -83,7 +89,7 @@ class Gateway:
         """See ASGI; anything but HTTP is refused."""
         if scope["type"] != "http":
             return
-        request = Request(scope, receive)
+        request = Request(scope, receive, self._bodies, timeout_s=self._config.client_timeout_seconds)
         began = monotonic()
         sent = _Sent(send)
         try:
@@ -95,6 +101,10 @@ class Gateway:
             status = 500
             if not sent.begun:
                 await send_answer(sent, 500, {"error": {"message": "a defect of the gateway; see its log"}})
+        finally:
+            request.release()
+            if sent.bytes > LARGE_BODY:
+                self._bodies.return_memory_soon()
         seconds = monotonic() - began
         self.operations.count(_known(request.path), status, seconds)
         _log.info(
@@ -139,20 +149,19 @@ class Gateway:
         """Without a key, only programs of this machine may ask: no web page, and under no other name that
         was made to lead here (DNS rebinding).
         """
-        host = _host(request.header("host"))
-        if not is_loopback(host):
-            raise HTTPError(
-                403, f"without keys only this machine is answered, not as {one_line(host)[:60]!r}"
-            )
-        if origin := request.header("origin"):
+        for host in map(_host, request.every("host") or [""]):
+            if not is_loopback(host):
+                raise HTTPError(
+                    403, f"without keys only this machine is answered, not as {one_line(host)[:60]!r}"
+                )
+        for origin in filter(None, request.every("origin")):
             raise HTTPError(
                 403, f"without keys web pages are not answered ({one_line(origin)[:60]!r}); make a key"
             )
 
     def _check_route(self, request: Request, account: Account | None) -> None:
         path, posts = request.path, request.path in DOORS or request.path in _WRITES
-        reads = any(path == each or path.startswith(f"{each}/") for each in _READS)
-        if not posts and not reads:
+        if not posts and not _READ_PATH.fullmatch(path):
             known = [*DOORS, *_READS, *_WRITES, *_OPEN]
             raise HTTPError(404, str(UnknownNameError("path", one_line(path), known)))
         if account is not None:
@@ -166,6 +175,7 @@ class _Sent:
     def __init__(self, send: Callable[[Any], Awaitable[None]]) -> None:
         self._send = send
         self.begun = False
+        self.bytes = 0
         self.headers: dict[str, str] = {}
         self.key = ""
 
@@ -173,6 +183,8 @@ class _Sent:
         if message["type"] == "http.response.start":
             self.begun = True
             self.headers = {name.decode(): value.decode("latin-1") for name, value in message["headers"]}
+        else:
+            self.bytes += len(message["body"])
         await self._send(message)
 
 
@@ -201,4 +213,4 @@ def _known(path: str) -> str:
     known = (*DOORS, *_WRITES, *_OPEN)
     if path in known:
         return path
-    return next((each for each in _READS if path == each or path.startswith(f"{each}/")), "other")
+    return next((each for each in _READS if path.startswith(each) and _READ_PATH.fullmatch(path)), "other")

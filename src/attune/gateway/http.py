@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from attune.aside import aside
 from attune.errors import AttuneError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+
+    from attune.gateway.bodies import Bodies
 
 __all__ = ["ClientGoneError", "HTTPError", "Request", "is_loopback", "send_answer"]
+
+LARGE_BODY = 128 * 1024
+"""Bytes above which a body is read beside the event loop, which it would hold up, and counts in ``Bodies``.
+Smaller ones are bounded by the number of connections.
+"""
+
+SLOWEST_BYTES_A_SECOND = 1024
+"""A body that comes more slowly is not waited for: a byte a minute would keep a connection for ever."""
+
+PIECE_BYTES = 64 * 1024
+"""How much of an answer is written in one go: what a client does not read is not kept beyond it."""
+
+DEPARTURE = "attune.departure"
+"""The extension of ASGI by which a connection says that its client has gone, without a task that waits."""
 
 MAX_HEADER_VALUE = 1000
 """Characters of a header of ours; a longer one is a mistake."""
@@ -33,15 +51,50 @@ class ClientGoneError(AttuneError):
     """The client went away before its request was complete."""
 
 
-class Request:
-    """One HTTP request. ``path`` is without the query; header names are in lower case."""
+class Departure:
+    """That the client of a connection has gone away; told to who has asked for it."""
 
-    def __init__(self, scope: Mapping[str, Any], receive: Callable[[], Awaitable[Any]]) -> None:
+    def __init__(self) -> None:
+        self._happened = False
+        self._tell: Callable[[], None] | None = None
+
+    def happen(self) -> None:
+        """The client has gone."""
+        self._happened = True
+        if self._tell is not None:
+            self._tell()
+
+    def tell(self, listener: Callable[[], None] | None) -> None:
+        """Call ``listener`` when it happens, at once if it has; ``None`` ends that."""
+        self._tell = listener
+        if listener is not None and self._happened:
+            listener()
+
+
+class Request:
+    """One HTTP request. ``path`` is without the query; header names are in lower case.
+
+    Of a body each piece may take ``timeout_s`` to come, and all of it so much longer than the slowest
+    connection takes. A large one is held in ``bodies`` until ``release``.
+    """
+
+    def __init__(
+        self,
+        scope: Mapping[str, Any],
+        receive: Callable[[], Awaitable[Any]],
+        bodies: Bodies | None = None,
+        *,
+        timeout_s: float = 60.0,
+    ) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.raw_headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
         self.receive = receive
+        self.departure: Departure = scope.get("extensions", {}).get(DEPARTURE) or Departure()
         self._headers: dict[str, str] | None = None
+        self._bodies = bodies
+        self._held = 0
+        self._timeout_s = timeout_s
 
     @property
     def headers(self) -> dict[str, str]:
@@ -52,6 +105,11 @@ class Request:
             }
         return self._headers
 
+    def every(self, name: str) -> list[str]:
+        """The values of all headers with a name, in their order."""
+        wanted = name.encode()
+        return [value.decode("latin-1").strip() for each, value in self.raw_headers if each == wanted]
+
     def header(self, name: str) -> str:
         """A header's value; empty without one. Raises ``HTTPError`` for one that is too long."""
         value = self.headers.get(name, "").strip()
@@ -60,30 +118,56 @@ class Request:
         return value
 
     async def body(self, cap: int) -> bytes:
-        """The whole body. Raises ``HTTPError`` above ``cap`` bytes, ``ClientGoneError`` if it breaks off."""
+        """The whole body. Raises ``HTTPError`` above ``cap`` bytes, for one that has no room beside the
+        others or comes too slowly, and ``ClientGoneError`` if it breaks off.
+        """
         length = self.header("content-length")
         if length.isdecimal() and int(length) > cap:
             raise _too_large(cap)
+        if length.isdecimal() and int(length) > LARGE_BODY and self._bodies is not None:
+            self._bodies.check(int(length))
         if encoding := self.header("content-encoding"):
             raise HTTPError(415, f"a body with content-encoding {encoding[:40]!r} is not read; send it plain")
-        chunks: list[bytes] = []
-        size = 0
-        while True:
-            message = await self.receive()
-            if message["type"] != "http.request":
-                raise ClientGoneError("the client went away")
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            if size > cap:
-                raise _too_large(cap)
-            chunks.append(chunk)
-            if not message.get("more_body"):
-                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks = await self._chunks(cap)
+        if len(chunks) == 1:
+            return chunks[0]
+        return await aside(b"".join, chunks) if self._held else b"".join(chunks)
 
-    async def gone(self) -> None:
-        """Return when the client has gone away."""
-        while (await self.receive())["type"] != "http.disconnect":
-            pass
+    def release(self) -> None:
+        """The body is not needed any more; idempotent."""
+        if self._held and self._bodies is not None:
+            self._bodies.release(self._held)
+            self._held = 0
+
+    async def _chunks(self, cap: int) -> list[bytes]:
+        chunks: list[bytes] = []
+        size, loop = 0, asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            async with asyncio.timeout(self._timeout_s) as limit:
+                while True:
+                    message = await self.receive()
+                    if message["type"] != "http.request":
+                        raise ClientGoneError("the client went away")
+                    chunk = message.get("body", b"")
+                    size += len(chunk)
+                    if size > cap:
+                        raise _too_large(cap)
+                    self._hold(size)
+                    chunks.append(chunk)
+                    if not message.get("more_body"):
+                        return chunks
+                    longest = began + self._timeout_s + size / SLOWEST_BYTES_A_SECOND
+                    limit.reschedule(min(loop.time() + self._timeout_s, longest))
+        except TimeoutError:
+            raise HTTPError(
+                408, "the body did not arrive in time; send it again", headers={"connection": "close"}
+            ) from None
+
+    def _hold(self, size: int) -> None:
+        if size > LARGE_BODY and self._bodies is not None:
+            self._bodies.hold(size - self._held)
+            self._held = size
 
 
 def _too_large(cap: int) -> HTTPError:
@@ -118,4 +202,20 @@ async def send_answer(
     """Send a whole answer; anything but bytes as JSON."""
     content = body if isinstance(body, bytes) else msgspec.json.encode(body)
     await send(head(status, content_type, {"content-length": str(len(content)), **(headers or {})}))
-    await send({"type": "http.response.body", "body": content})
+    await send_body(send, content)
+
+
+async def send_body(send: Callable[[Any], Awaitable[None]], content: bytes, *, more: bool = False) -> None:
+    """Send a piece of an answer, the last one without ``more``, no faster than it is read."""
+    if len(content) <= PIECE_BYTES:
+        await send({"type": "http.response.body", "body": content, "more_body": more})
+        return
+    for piece in pieces(content):
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    if not more:
+        await send({"type": "http.response.body", "body": b""})
+
+
+def pieces(content: bytes) -> Iterator[bytes]:
+    """Large bytes in pieces that can be written in one go; empty ones in none."""
+    return (content[start : start + PIECE_BYTES] for start in range(0, len(content), PIECE_BYTES))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attune.errors import ConfigError, InvalidRequestError, UnknownNameError
 from attune.models.registry import ModelTier
+from attune.models.request import MAX_NAME_CHARS
 from attune.models.tasks import TASK_TIER_MAP, get_tier_for_task, normalize_task
 from attune.wire.redaction import one_line
 
@@ -23,6 +24,12 @@ PREFIX = "attune/"
 """Before a tier or a task, where a model's name is asked for."""
 
 AUTO = ("auto", PREFIX + "auto")
+
+_MOST_NAMED = 12
+_EMBEDS_NOT = "makes no embeddings"
+_EMBEDS_ONLY = "makes embeddings only, at /v1/embeddings"
+_LEFT_OPEN = "leaves the model open, and embeddings of different models cannot be compared"
+_NONE_EMBEDS = "no enrolled provider has a model that makes them"
 
 
 class Names(NamedTuple):
@@ -57,6 +64,26 @@ class Names(NamedTuple):
             raise UnknownNameError("model", one_line(name), [*labels, *self.listed()]) from None
         return {"model": name}
 
+    def check_kind(
+        self, name: str, model: str | None, providers: Container[str], *, embeddings: bool
+    ) -> None:
+        """Raise ``InvalidRequestError`` unless a client's ``name``, which stands for ``model`` or for none,
+        is of a model that makes embeddings where those are asked for, and elsewhere of one that answers.
+        What to choose instead is a model of the enrolled ``providers``, the nearest first.
+        """
+        found = () if model is None else self.registry.find(model)
+        if any(each.embeds is embeddings for each in found) or not (found or embeddings):
+            return
+        why = (_EMBEDS_NOT if embeddings else _EMBEDS_ONLY) if found else _LEFT_OPEN
+        near = {each.provider for each in found}
+        fit = [m for m in self.registry.models if m.embeds is embeddings and m.provider in providers]
+        fit.sort(key=lambda model: model.provider not in near)
+        ids = list(dict.fromkeys(each.id for each in fit))[:_MOST_NAMED]
+        if not embeddings:
+            ids.insert(0, AUTO[0])
+        advice = f"choose one of {', '.join(ids)}" if ids else _NONE_EMBEDS
+        raise InvalidRequestError(f"{one_line(name)!r} {why}; {advice}")
+
     def most_output(self, fields: Mapping[str, Any], providers: Container[str]) -> int | None:
         """The most tokens that a model meant by the call can answer; ``None`` if that is not known."""
         if named := fields.get("model"):
@@ -65,7 +92,11 @@ class Names(NamedTuple):
             models = self.registry.in_tier(
                 fields.get("tier") or get_tier_for_task(fields.get("task_type") or "")
             )
-        limits = [each.max_output_tokens for each in models if each.provider in providers]
+        able = [each for each in models if each.provider in providers]
+        # A tier without any is left for another one.
+        limits = [
+            each.max_output_tokens for each in able or self.registry.models if each.provider in providers
+        ]
         return max(limits) if limits and all(limits) else None
 
     def check(self) -> None:
@@ -89,6 +120,8 @@ class Names(NamedTuple):
                 break
         for name, field in _TEXTS.items():
             if value := request.header(name):
+                if len(value) > MAX_NAME_CHARS:
+                    raise InvalidRequestError(f"the header {name} is above {MAX_NAME_CHARS} characters")
                 fields[field] = value
         for name, field in _NUMBERS.items():
             if value := request.header(name):
@@ -100,6 +133,8 @@ _TEXTS = {
     "x-attune-workflow": "workflow",
     "x-attune-stage": "stage",
     "x-attune-task": "task_type",
+    "session-id": "session_id",  # Codex
+    "x-session-id": "session_id",  # opencode
     "x-claude-code-session-id": "session_id",
     "x-attune-session": "session_id",
 }

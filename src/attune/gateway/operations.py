@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -10,9 +11,10 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from attune.errors import InvalidRequestError, StoreError, UnknownNameError
+from attune.gateway.counting import TokenCounter
 from attune.gateway.http import HTTPError, send_answer
-from attune.tokens import count_request
-from attune.wire.messages_door import MessagesDoor
+from attune.wire.doors import sentence
+from attune.wire.errors import MALFORMED
 from attune.wire.redaction import one_line
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ __all__ = ["Operations"]
 
 MAX_SMALL_BODY = 1024 * 1024
 MAX_COUNTED_BODY = 32 * 1024 * 1024
+_DOCUMENT = Path(__file__).with_name("openapi.json").read_bytes()
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
 
@@ -52,8 +55,9 @@ class Operations:
         self._names = names
         self._gatekeeper = gatekeeper
         self._providers = providers
-        self._messages = MessagesDoor()
+        self.counter = TokenCounter()
         self._metrics = CollectorRegistry()
+        self._children: dict[tuple[Any, tuple[str, ...]], Any] = {}
         self._requests = Counter(
             "attune_requests", "Requests by path and status", ("path", "status"), registry=self._metrics
         )
@@ -80,21 +84,31 @@ class Operations:
 
     def count(self, path: str, status: int, seconds: float) -> None:
         """Count a request."""
-        self._requests.labels(path, str(status)).inc()
-        self._seconds.labels(path).observe(seconds)
+        self._labelled(self._requests, path, str(status)).inc()
+        self._labelled(self._seconds, path).observe(seconds)
 
     def attempted(self, record: LLMCallRecord) -> None:
         """Count an attempt."""
         candidate = record.provider, record.model_id
-        self._attempts.labels(*candidate, record.error_class or "success").inc()
+        self._labelled(self._attempts, *candidate, record.error_class or "success").inc()
         if record.usage is not None:
-            self._tokens.labels(*candidate, "input").inc(record.usage.input_tokens)
-            self._tokens.labels(*candidate, "output").inc(record.usage.output_tokens)
+            self._labelled(self._tokens, *candidate, "input").inc(record.usage.input_tokens)
+            self._labelled(self._tokens, *candidate, "output").inc(record.usage.output_tokens)
         if record.cost_nanos:
-            self._dollars.labels(*candidate).inc(record.cost_nanos / 1e9)
+            self._labelled(self._dollars, *candidate).inc(record.cost_nanos / 1e9)
+
+    def _labelled(self, metric: Any, *values: str) -> Any:
+        """The child of a metric: ``labels`` takes a lock and makes texts of all values, at every call."""
+        child = self._children.get((metric, values))
+        if child is None:
+            child = self._children[metric, values] = metric.labels(*values)
+        return child
 
     async def open(self, path: str, send: Callable[[Any], Awaitable[None]]) -> int:
-        """``/health`` and ``/ready``, which need no key and tell no secret."""
+        """``/health``, ``/ready`` and ``/openapi.json``, which need no key and tell no secret."""
+        if path == "/openapi.json":
+            await send_answer(send, 200, _DOCUMENT)
+            return 200
         why = self._unready() if path == "/ready" else []
         status = 503 if why else 200
         await send_answer(send, status, {"status": "ok"} if not why else {"status": "not ready", "why": why})
@@ -136,7 +150,7 @@ class Operations:
             for model in self._names.registry.models
             if model.provider in self._providers and (account is None or account.allows_model(model))
         ]
-        tiers = None if account is None else {model.tier for model in models}
+        tiers = None if account is None else {model.tier for model in models if not model.embeds}
         ids = [*self._names.listed(tiers), *(model.label for model in models)]
         wanted = request.path.removeprefix("/v1/models").strip("/")
         anthropic = bool(request.header("anthropic-version"))
@@ -151,19 +165,14 @@ class Operations:
 
     async def _count_tokens(self, request: Request) -> object:
         body = await request.body(MAX_COUNTED_BODY)
-
-        def count() -> int:
-            model, asked = self._messages.read(_with_limit(body))
-            return count_request(asked, model)
-
-        return {"input_tokens": await asyncio.to_thread(count)}
+        return {"input_tokens": await self.counter.count(body)}
 
     async def _outcome(self, request: Request, account: Account | None) -> object:
         body = await request.body(MAX_SMALL_BODY)
         try:
             outcome = msgspec.json.decode(body, type=Outcome)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InvalidRequestError(f"the outcome cannot be read: {error}") from None
+        except MALFORMED as error:
+            raise InvalidRequestError(sentence(error)) from None
         await self._own(outcome.call_id, account)
         await asyncio.to_thread(
             self._runtime.record_outcome, outcome.call_id, success=outcome.success, score=outcome.score
@@ -192,15 +201,6 @@ class Operations:
         whose = dict(decision.features).get("account", "") if decision is not None else None
         if whose is None or (account is not None and whose != account.id):
             raise HTTPError(404, f"the call {one_line(call_id)[:60]!r} is not known to this key")
-
-
-def _with_limit(body: bytes) -> bytes:
-    """A body to be counted, with the output limit that only a call needs."""
-    try:
-        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return body  # the door says what is wrong with it
-    return msgspec.json.encode({"max_tokens": 1, **fields})
 
 
 def _as_object(record: Any) -> Any:

@@ -34,6 +34,7 @@ from attune.models.eager import Eager
 from attune.models.executor import AttemptSummary, EventKind
 from attune.models.failure_domains import AttemptPermit, FailureDomains
 from attune.models.folding import Fold
+from attune.models.interruption import TimeLimit
 from attune.models.prices import cost_nanos
 from attune.models.spending import reserve_in_all
 from attune.models.tasks import normalize_task
@@ -57,7 +58,7 @@ LEASE_MARGIN_S = 30.0
 
 
 INCREDIBLE = 10
-"""A usage of more than so many context windows is a defect of the provider's and is not believed."""
+"""A usage of more than so many context windows, or estimates of its prompt, is a defect and not believed."""
 
 RESERVED_OUTPUT_TOKENS = 4096
 """The output that the spend cap reserves for when the request sets no limit of its own."""
@@ -203,6 +204,7 @@ class Attempt:
         self.started = runner.clock.monotonic()
         self._started_at = runner.clock.time()
         self._waited_s = 0.0
+        self._waiting = TimeLimit()
         self._sent = False
         self._answered = False
         self._first_content_ms: float | None = None
@@ -236,6 +238,16 @@ class Attempt:
             await self._end(self._terminal_error())
         return event
 
+    def take(self) -> StreamEvent | None:
+        """The next event if it has come already, and is neither the first content nor the end."""
+        take = getattr(self._stream, "take", None)
+        if take is None or self._first_content_ms is None:
+            return None
+        event: StreamEvent | None = take()
+        if event is not None:
+            self.fold.add(event)
+        return event
+
     async def aclose(self) -> None:
         """End it now: closes the upstream connection, settles as cancelled unless it has ended."""
         await self._end(None)
@@ -262,7 +274,7 @@ class Attempt:
             step = Eager(self._step())
             if step.done:  # as most are: an event that came together with the one before it
                 return step.result
-            async with asyncio.timeout(self._limit().left_s):
+            with self._waiting.within(self._limit().left_s):
                 return await step
         except TimeoutError:
             raise self._late(self._limit()) from None
@@ -344,6 +356,7 @@ class Attempt:
         """Give back the permits and write the record: once, and without awaiting anything."""
         if self.record is not None:
             return
+        self._waiting.stop()
         complete = self.fold.terminal is not None
         self.error = error
         if complete:
@@ -376,7 +389,7 @@ class Attempt:
             task_type=normalize_task(context.task_type or ""),
             provider=model.provider,
             model_id=model.id,
-            tier=model.tier.value,
+            tier=model.recorded_tier,
             credential=self.candidate.credential,
             success=complete and error is None,
             latency_ms=self._elapsed_ms(),
@@ -402,7 +415,7 @@ class Attempt:
         One that was cut off without a word of its usage is unknown: it may have been.
         """
         usage, prices = self.fold.usage, self.model.prices
-        if usage is not None and not _credible(usage, self.model):
+        if usage is not None and not _credible(usage, self.model, self._request):
             usage = None
         reported = usage is not None
         if not self._answered and (not self._sent or (error is not None and _not_billed(error))):
@@ -422,10 +435,10 @@ class Attempt:
         return usage, cost, CostStatus.EXACT if reported else CostStatus.ESTIMATED
 
 
-def _credible(usage: TokenUsage, model: ModelInfo) -> bool:
-    """Whether a reported usage can be: with room for a catalog that is behind the provider."""
-    longest = INCREDIBLE * max(model.context_window, model.max_output_tokens)
-    return min(usage) >= 0 and max(usage) <= longest
+def _credible(usage: TokenUsage, model: ModelInfo, request: LLMRequest) -> bool:
+    """Whether a reported usage can be: with room for a catalog that is behind, and for many inputs in one."""
+    most, longest = -(-max(usage) // INCREDIBLE), max(model.context_window, model.max_output_tokens)
+    return min(usage) >= 0 and (most <= longest or most <= request.estimated_input_tokens())
 
 
 _SAME_AFTER_CONTENT = frozenset(

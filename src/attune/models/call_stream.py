@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from attune.errors import InvalidRequestError, StreamBrokenError
 from attune.models.executor import EventKind, StreamEvent
+from attune.models.interruption import Interruptible
 from attune.models.request import check_number
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from attune.errors import AttuneError
     from attune.models.attempt import Attempt
     from attune.models.call import Call
     from attune.models.candidate import Candidate
@@ -42,9 +44,8 @@ class CallStream:
         self._over = False
         self._closed = False
         self._interrupted = False
-        self._reading: asyncio.Timeout | None = None
+        self._reading = Interruptible()
         self._reader: asyncio.Task[object] | None = None
-        self._left = asyncio.Event()
         self.response: LLMResponse | None = None
 
     @property
@@ -61,6 +62,11 @@ class CallStream:
     def candidate(self) -> Candidate | None:
         """What answers, once its first content has come; ``None`` before."""
         return None if self._attempt is None else self._attempt.candidate
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the next event has come already."""
+        return bool(self._ready)
 
     async def __aenter__(self) -> CallStream:
         return self
@@ -79,7 +85,7 @@ class CallStream:
                 raise StopAsyncIteration
             if self._interrupted:
                 raise StreamBrokenError("another task closed the stream before its end")
-            if self._reading is not None:
+            if self._reading.running:
                 raise InvalidRequestError("another task is reading this stream")
             if self._over:
                 raise StopAsyncIteration
@@ -90,13 +96,16 @@ class CallStream:
 
     async def aclose(self) -> None:
         """End the call now; another task that reads it gets ``StreamBrokenError``."""
-        first, self._closed = not self._closed, True
-        self._over = True
+        await self.break_off(StreamBrokenError("the stream was closed while it was being read"))
+
+    async def break_off(self, reason: AttuneError) -> None:
+        """End the call now; another task that reads it gets ``reason``."""
+        self._closed = self._over = True
+        self._ready.clear()
         self._interrupted |= self._reader not in {None, asyncio.current_task()}
-        if self._reading is not None and self._reader is not asyncio.current_task():
-            if first:
-                self._reading.reschedule(0.0)  # wherever it waits: for the head, in a pause, for an event
-            await self._left.wait()
+        if not self._reading.is_ours:
+            self._reading.interrupt(reason)  # wherever it waits: for the head, in a pause, for an event
+            await self._reading.left()
         if self._beginning is not None:
             self._beginning.cancel()
             await asyncio.wait({self._beginning})
@@ -107,17 +116,8 @@ class CallStream:
     async def _read(self) -> None:
         """Wait for the next event, until ``aclose`` in another task."""
         self._reader = asyncio.current_task()
-        self._left.clear()
-        try:
-            async with asyncio.timeout(None) as self._reading:
-                await (self._commit() if self._attempt is None else self._go_on(self._attempt))
-        except TimeoutError:
-            if not self._closed:
-                raise
-            raise StreamBrokenError("the stream was closed while it was being read") from None
-        finally:
-            self._reading = None
-            self._left.set()
+        with self._reading:
+            await (self._commit() if self._attempt is None else self._go_on(self._attempt))
 
     async def _commit(self) -> None:
         """Commit to the attempt that gives the first content, or say that it is still waited for."""
@@ -150,8 +150,10 @@ class CallStream:
         return begun.result()
 
     async def _go_on(self, attempt: Attempt) -> None:
-        event = await attempt.__anext__()
-        if event.kind is EventKind.TERMINAL:
+        event: StreamEvent | None = await attempt.__anext__()
+        if event is not None and event.kind is EventKind.TERMINAL:
             self._call.finished(attempt)
             self.response = await self._call.response(attempt)
-        self._ready.append(event)
+        while event is not None:
+            self._ready.append(event)
+            event = attempt.take()

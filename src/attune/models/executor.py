@@ -119,7 +119,11 @@ class AttemptBudget(NamedTuple):
 
 
 class ProviderStream(Protocol):
-    """The events of one attempt. ``aclose`` ends the upstream connection at once; idempotent."""
+    """The events of one attempt. ``aclose`` ends the upstream connection at once; idempotent.
+
+    It may also have ``take() -> StreamEvent | None``: the next event if that has come already, and is
+    neither the end nor an error. Events that came together are then passed on together.
+    """
 
     def __aiter__(self) -> AsyncIterator[StreamEvent]: ...
 

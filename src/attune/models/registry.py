@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 
     from attune.models.prices import PriceSchedule
 
-__all__ = ["ABILITIES", "ModelInfo", "ModelRegistry", "ModelTier", "get_model"]
+__all__ = ["ABILITIES", "EMBEDDINGS", "ModelInfo", "ModelRegistry", "ModelTier", "get_model"]
 
-ABILITIES = frozenset({"tools", "vision", "json_schema", "thinking"})
+EMBEDDINGS = "embeddings"
+"""The ability of a model that makes vectors of texts, and answers no conversation. It stands also where a
+record names a tier: such a model belongs to none.
+"""
+
+ABILITIES = frozenset({"tools", "vision", "json_schema", "thinking", EMBEDDINGS})
 """What a request can need of a model; see ``LLMRequest.needs``."""
 
 
@@ -64,6 +69,9 @@ class ModelInfo(NamedTuple):
     that one answer may have. ``abilities`` is a subset of ``ABILITIES``. ``prices`` of ``None``
     means that the cost is unknown, not that it is 0. A ``local`` model runs on the user's own machine.
     ``responses_only`` are those of its abilities that it has through OpenAI's Responses protocol alone.
+
+    A model that ``embeds`` is a candidate of no tier: its ``tier`` only says which keys may use it and how
+    long it may take. Its window is that of each input, and its answers have no tokens.
     """
 
     id: str
@@ -80,6 +88,23 @@ class ModelInfo(NamedTuple):
     def label(self) -> str:
         """``provider/id``, which names the model uniquely."""
         return f"{self.provider}/{self.id}"
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it makes embeddings, and nothing else."""
+        return EMBEDDINGS in self.abilities
+
+    @property
+    def recorded_tier(self) -> str:
+        """What a record says of its tier."""
+        return EMBEDDINGS if self.embeds else self.tier.value
+
+    def unfit_for(self, needs: frozenset[str]) -> str:
+        """Why it cannot serve a request that needs these abilities; empty if it can."""
+        if self.embeds is not (EMBEDDINGS in needs):
+            return "it makes embeddings only" if self.embeds else "it makes no embeddings"
+        missing = needs - self.abilities
+        return f"it lacks {', '.join(sorted(missing))}" if missing else ""
 
     def input_price(self, at: float | None = None) -> float | None:
         """USD per million input tokens of a short prompt; ``None`` if unknown.
@@ -102,9 +127,9 @@ class ModelRegistry:
 
     ``tiers`` holds references to models (``provider/id``, or a bare id for every provider that has
     it) in order of preference. A tier that is listed has exactly the listed models, and these
-    models then belong to that tier; a tier that is not listed has its models in the order given.
-    Raises ``InvalidRequestError`` for a model that makes no sense or that is listed in two tiers,
-    and ``UnknownNameError`` for one that does not exist.
+    models then belong to that tier; a tier that is not listed has its models in the order given. Models
+    that make embeddings are in no tier. Raises ``InvalidRequestError`` for a model that makes no sense, that
+    is listed in two tiers or should be in none, and ``UnknownNameError`` for one that does not exist.
     """
 
     def __init__(
@@ -159,7 +184,7 @@ class ModelRegistry:
         """
         wanted = ModelTier.parse(tier)
         for model in (*self._order[wanted], *self._models.values()):
-            if model.provider == provider and model.tier is wanted:
+            if model.provider == provider and model.tier is wanted and not model.embeds:
                 return model
         if provider not in self.providers:
             raise UnknownNameError("provider", provider, self.providers)
@@ -189,11 +214,15 @@ class ModelRegistry:
                     raise InvalidRequestError(
                         f"model {label!r} is listed in the tiers {owner[label]} and {tier}; keep it in one"
                     )
+                if self._models[label].embeds:
+                    raise InvalidRequestError(
+                        f"model {label!r} makes embeddings and belongs to no tier; take it out of {tier}"
+                    )
                 self._models[label] = self._models[label]._replace(tier=tier)
         return {
             tier: tuple(self._models[label] for label, its_tier in owner.items() if its_tier is tier)
             if tier in self._listed
-            else tuple(model for model in self._models.values() if model.tier is tier)
+            else tuple(model for model in self._models.values() if model.tier is tier and not model.embeds)
             for tier in ModelTier
         }
 

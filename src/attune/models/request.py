@@ -152,9 +152,9 @@ class OutputFormat:
 class Source(NamedTuple):
     """A request as a client sent it.
 
-    ``protocol`` is "chat", "messages" or "responses". ``fields`` are the client's own top-level fields
-    in its order; each is JSON text as it arrived, whose bytes ``bytes(field)`` gives. ``unread`` names what
-    the request says that an ``LLMRequest`` cannot and that changes its meaning, ``hints`` what only tunes.
+    ``protocol`` is "chat", "messages", "responses" or "embeddings". ``fields`` are the client's own top-level
+    fields in its order; each is JSON text as it arrived, whose bytes ``bytes(field)`` gives. ``unread`` names
+    what the request says that an ``LLMRequest`` cannot and that changes its meaning, ``hints`` what tunes.
     ``headers`` are those of the client that belong to the request, such as the beta features that it uses.
     """
 
@@ -210,6 +210,12 @@ class LLMRequest:
     @property
     def needs(self) -> frozenset[str]:
         """Abilities a model must have: ``tools``, ``vision``, ``json_schema``, ``thinking``."""
+        known: frozenset[str] | None = vars(self).get("_needs")
+        if known is None:
+            known = vars(self)["_needs"] = self._find_needs()
+        return known
+
+    def _find_needs(self) -> frozenset[str]:
         needs = set()
         if self.tools:
             needs.add("tools")
@@ -232,6 +238,12 @@ class LLMRequest:
 
     def estimated_input_tokens(self) -> int:
         """A rough size of the prompt in tokens: bytes of UTF-8 / 4, and a flat figure per image."""
+        known: int | None = vars(self).get("_estimated")  # it is asked for several times a call
+        if known is None:
+            known = vars(self)["_estimated"] = self._estimate_input_tokens()
+        return known
+
+    def _estimate_input_tokens(self) -> int:
         size = _bytes(self.system) + sum(len(str(t.parameters)) + _bytes(t.description) for t in self.tools)
         images = 0
         for message in self.messages:
@@ -305,10 +317,9 @@ class ExecutionContext:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> ExecutionContext:
         """A context from named fields. Raises ``UnknownNameError`` for one that does not exist."""
-        known = [each.name for each in fields(cls)]
         for name in values:
-            if name not in known:
-                raise UnknownNameError("field of the call", name, known)
+            if name not in cls.__dataclass_fields__:
+                raise UnknownNameError("field of the call", name, [each.name for each in fields(cls)])
         return cls(**values)
 
 

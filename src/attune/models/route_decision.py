@@ -52,7 +52,7 @@ class Option:
         self.label = model.label
         self.model = model
         self.rank = model.tier.rank
-        self.window = model.context_window
+        self.window = float("inf") if model.embeds else model.context_window  # each input has one of its own
         self.longest = model.max_output_tokens
         self.input: float | None = None
         self.output = 0.0

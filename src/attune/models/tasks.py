@@ -10,6 +10,7 @@ saves, and a premium model's thinking is what they cannot wait for.
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -122,6 +123,7 @@ TASK_TIER_MAP: Mapping[str, ModelTier] = MappingProxyType(
 """The tier of every known task, by its normalised name."""
 
 
+@lru_cache(maxsize=1024)
 def normalize_task(task: str) -> str:
     """The one spelling of a task's name: lower case, with ``_`` for each run of spaces and dashes.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from attune.providers._http import HTTPTransport
+from attune.providers._http import HTTPTransport, written
 from attune.wire import messages, pass_through
 from attune.wire.decoder import BodyDecoder
 from attune.wire.errors import ErrorMapper
@@ -55,7 +55,7 @@ class AnthropicProvider:
                 **pass_through.own_headers(request, self.protocol),
                 **({"x-api-key": key} if key else {}),
             },
-            pass_through.messages_body(request, model, provider=self._name, errors=errors),
+            await written(request, pass_through.messages_body, model, provider=self._name, errors=errors),
             connect_s=budget.connect_s,
             errors=errors,
             streams=request.stream,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from attune.errors import ConfigError, ConnectionFailedError, ModelUnavailableError
 from attune.providers.local_server import MODEL_ID, missing_packages
+from attune.providers.secret import without_secrets
 
 if TYPE_CHECKING:
     from attune.models.executor import AttemptBudget, ProviderStream
@@ -77,6 +79,7 @@ class LocalModel:
             stdin=PIPE,
             stdout=PIPE,
             stderr=DEVNULL,
+            env=without_secrets(os.environ),
             start_new_session=True,  # Ctrl-C is for us; we end it when we end
         )
         try:

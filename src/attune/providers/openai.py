@@ -1,29 +1,55 @@
-"""Responses or Chat Completions at any base URL: OpenAI, Gemini's compatible endpoint, Ollama and others."""
+"""Responses, Chat Completions and Embeddings at any base URL: OpenAI, Gemini's compatible one, Ollama ..."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from attune.providers._http import HTTPTransport
-from attune.wire import chat, pass_through, responses
+from attune.providers._http import HTTPTransport, written
+from attune.wire import chat, embeddings, pass_through, responses
 from attune.wire.carrying import protocol_for
 from attune.wire.decoder import BodyDecoder
 from attune.wire.errors import ErrorMapper
 
 if TYPE_CHECKING:
-    from attune.models.executor import AttemptBudget
+    from collections.abc import Callable
+
+    from attune.models.executor import AttemptBudget, StreamEvent
     from attune.models.registry import ModelInfo
     from attune.models.request import LLMRequest
     from attune.providers._http import HTTPStream
     from attune.providers.catalogue import OpenAIProtocol
     from attune.providers.secret import Secret
+    from attune.wire.decoder import Decoder
 
 __all__ = ["OpenAIProvider"]
 
 
+class _Spoken(NamedTuple):
+    """A protocol: its path, and what reads its answers."""
+
+    path: str
+    of_stream: Callable[[ErrorMapper], Decoder]
+    of_body: Callable[[ErrorMapper], Decoder]
+
+
+def _whole(decode: Callable[[bytes, ErrorMapper], list[StreamEvent]]) -> Callable[[ErrorMapper], Decoder]:
+    return partial(BodyDecoder, decode)
+
+
+_SPOKEN = {
+    "chat": _Spoken("/chat/completions", chat.ChatDecoder, _whole(chat.decode_body)),
+    "responses": _Spoken("/responses", responses.ResponsesDecoder, _whole(responses.decode_body)),
+    embeddings.PROTOCOL: _Spoken("/embeddings", *[_whole(embeddings.decode_body)] * 2),  # never streamed
+}
+
+
 class OpenAIProvider:
-    """A service that speaks ``protocol``, with one key or none; for ``both`` see ``protocol_for``."""
+    """A service that speaks ``protocol``, with one key or none; for ``both`` see ``protocol_for``.
+
+    Whatever it speaks, embeddings are asked for in their own protocol.
+    """
 
     def __init__(
         self,
@@ -36,7 +62,8 @@ class OpenAIProvider:
     ) -> None:
         self._name = name
         self._credential = credential
-        self._protocols = ("responses", "chat") if protocol == "both" else (protocol,)
+        spoken = ("responses", "chat") if protocol == "both" else (protocol,)
+        self._protocols = (*spoken, embeddings.PROTOCOL)
         self._base_url = base_url.rstrip("/")
         self._key = key
         self._transport = HTTPTransport()
@@ -56,25 +83,26 @@ class OpenAIProvider:
         """Send the request; return when the head of the answer has arrived. Raises ``ProviderError``."""
         key = self._key.reveal() if self._key else ""
         errors = ErrorMapper(self._name, model.id, key=key)
-        by_responses = protocol_for(request, model, self._protocols) == "responses"
+        protocol = protocol_for(request, model, self._protocols)
+        spoken = _SPOKEN[protocol]
         return await self._transport.post(
-            self._base_url + ("/responses" if by_responses else "/chat/completions"),
+            self._base_url + spoken.path,
             {
-                **pass_through.own_headers(request, "responses" if by_responses else "chat"),
+                **pass_through.own_headers(request, protocol),
                 **({"authorization": f"Bearer {key}"} if key else {}),
             },
-            self._encoded(request, model, errors, by_responses=by_responses),
+            await written(request, self._encoded, model, errors, protocol),
             connect_s=budget.connect_s,
             errors=errors,
             streams=request.stream,
-            of_stream=(responses.ResponsesDecoder if by_responses else chat.ChatDecoder)(errors),
-            of_body=BodyDecoder((responses if by_responses else chat).decode_body, errors),
+            of_stream=spoken.of_stream(errors),
+            of_body=spoken.of_body(errors),
         )
 
-    def _encoded(
-        self, request: LLMRequest, model: ModelInfo, errors: ErrorMapper, *, by_responses: bool
-    ) -> bytes:
-        if by_responses:
+    def _encoded(self, request: LLMRequest, model: ModelInfo, errors: ErrorMapper, protocol: str) -> bytes:
+        if protocol == embeddings.PROTOCOL:
+            return embeddings.embeddings_body(request, model, errors=errors)
+        if protocol == "responses":
             return pass_through.responses_body(request, model, errors=errors)
         return pass_through.chat_body(request, model, errors=errors, limit_field=self._limit_field)
 

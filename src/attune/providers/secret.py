@@ -12,10 +12,14 @@ from attune.wire.redaction import redact
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Secret", "resolve_secret"]
+__all__ = ["Secret", "resolve_secret", "without_secrets"]
 
 _MAX_KEY_BYTES = 16 * 1024
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_HARMLESS = re.compile(
+    r"(PATH|HOME|USER|LANG|TZ|TMPDIR|TMP|TEMP|SYSTEMROOT|VIRTUAL_ENV|(LD|DYLD)_LIBRARY_PATH)"
+    r"|(LC|PYTHON|COV|COVERAGE|OMP|GGML|CUDA|HIP|ROCR)[A-Z_]*"
+)
 
 
 class Secret:
@@ -60,6 +64,11 @@ class Secret:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Secret cannot be pickled")
+
+
+def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
+    """What a process of our own needs of an environment: named, for nobody knows the names of all keys."""
+    return {name: value for name, value in environ.items() if _HARMLESS.fullmatch(name)}
 
 
 def resolve_secret(reference: str, environ: Mapping[str, str], *, where: str = "api_key") -> Secret:

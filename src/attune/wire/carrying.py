@@ -30,7 +30,12 @@ TOOLS_WITHOUT_THOUGHT_FROM = (5, 4)
 _MAX_NAMED = 20
 _MAX_NAME_CHARS = 60
 _MAX_SMALL = 1000
-_NAMES = {"chat": "Chat Completions", "messages": "Messages", "responses": "Responses"}
+_NAMES = {
+    "chat": "Chat Completions",
+    "messages": "Messages",
+    "responses": "Responses",
+    "embeddings": "Embeddings",
+}
 
 
 class Fates(NamedTuple):
@@ -94,6 +99,9 @@ FATES: dict[str, Fates] = {
     ),
 }
 
+_UNTRANSLATED = Fates(frozenset(), frozenset(), frozenset())
+"""Of a protocol that no other can say: its ``Source`` is unread as a whole."""
+
 _HARMLESS: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "logprobs": (False,),
@@ -120,7 +128,7 @@ def carried(source: Source, to_protocol: str) -> Carried:
     """
     if source.protocol == to_protocol:
         return Carried()
-    fates = FATES[source.protocol]
+    fates = FATES.get(source.protocol, _UNTRANSLATED)
     given = [name for name, raw in source.fields.items() if _says_something(name, raw)]
     if refused := _refused(source):
         named = ", ".join(_named(list(dict.fromkeys(refused))))
@@ -158,7 +166,7 @@ def only_here(source: Source) -> bool:
 
 
 def _refused(source: Source) -> list[str]:
-    refused = FATES[source.protocol].refused
+    refused = FATES.get(source.protocol, _UNTRANSLATED).refused
     given = (name for name, raw in source.fields.items() if name in refused and _says_something(name, raw))
     return [*given, *source.unread]
 

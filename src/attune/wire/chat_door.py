@@ -14,7 +14,7 @@ from attune.models.request import (
     ToolCallPart,
 )
 from attune.models.telemetry import TokenUsage
-from attune.wire import chat_request
+from attune.wire import chat_request, steps
 from attune.wire.doors import (
     AnswerHead,
     Asked,
@@ -75,7 +75,7 @@ class ChatDoor(Door):
         answer = _head(head, "chat.completion", head.model) | {"choices": [choice]}
         if response.usage is not None:
             answer["usage"] = _usage(response.usage)
-        return msgspec.json.encode(answer)
+        return steps.encode(answer)
 
     def shape(self, fault: Fault, call_id: str) -> dict[str, Any]:
         """See ``Door``; the official clients say the message alone."""

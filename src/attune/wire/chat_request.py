@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -25,6 +26,7 @@ from attune.wire.doors import (
     checked,
     decoded,
 )
+from attune.wire.steps import decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,6 +38,7 @@ __all__ = ["read", "wants_usage"]
 _OPTIONAL = msgspec.UNSET
 _Raw = msgspec.Raw
 _Maybe = _Raw | msgspec.UnsetType
+_Limit = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class _Image(msgspec.Struct):
@@ -125,8 +128,8 @@ class _Request(msgspec.Struct):
     tools: list[_Tool] | None = None
     tool_choice: str | _ToolChoice | None = None
     response_format: _Format | None = None
-    max_completion_tokens: int | None = None
-    max_tokens: int | None = None
+    max_completion_tokens: _Limit | None = None
+    max_tokens: _Limit | None = None
     temperature: float | None = None
     stop: str | list[str] | None = None
     reasoning_effort: str | None = None
@@ -134,7 +137,7 @@ class _Request(msgspec.Struct):
     stream_options: _StreamOptions | None = None
 
 
-_decode = msgspec.json.Decoder(_Request).decode
+_decode = partial(decode, kind=_Request)
 _decode_options = msgspec.json.Decoder(_StreamOptions | None).decode
 
 

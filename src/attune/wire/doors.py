@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from codecs import getincrementaldecoder
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from hashlib import sha256
@@ -23,6 +24,7 @@ from attune.wire.conversation import json_object
 from attune.wire.door_errors import ErrorAnswer, fault_of, headers_of, relayed_body
 from attune.wire.errors import MALFORMED
 from attune.wire.redaction import one_line
+from attune.wire.steps import STEP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,6 +44,7 @@ __all__ = [
     "StreamWriter",
     "call_id_of",
     "checked",
+    "checked_model",
     "decoded",
     "sentence",
     "sse",
@@ -148,18 +151,35 @@ def decoded(body: bytes, decode: Callable[[bytes], _T]) -> tuple[_T, dict[str, A
 
     Raises ``InvalidRequestError`` with one sentence that names the field at fault.
     """
+    if not body:
+        raise InvalidRequestError("the body is empty; send a JSON object")
     try:
+        _check_utf8(body)
         return decode(body), _fields(body)
     except MALFORMED as error:
         raise InvalidRequestError(sentence(error)) from None
 
 
+def _check_utf8(body: bytes) -> None:
+    """Raise ``UnicodeDecodeError`` for a body that is no text; nothing else checks what is not read."""
+    if not body.isascii():
+        decode = getincrementaldecoder("utf-8")().decode
+        for start in range(0, len(body), STEP):  # not at once: see ``STEP``
+            decode(body[start : start + STEP])
+        decode(b"", final=True)
+
+
 def checked(model: str, conversation: object, field: str) -> None:
     """Raise ``InvalidRequestError`` without a model's name, or a conversation in ``field``."""
-    if not 0 < len(model) <= MAX_NAME_CHARS:
-        raise InvalidRequestError(f"model must be a name of 1 to {MAX_NAME_CHARS} characters")
+    checked_model(model)
     if not conversation:
         raise InvalidRequestError(f"{field} is empty; give at least one message")
+
+
+def checked_model(model: str) -> None:
+    """Raise ``InvalidRequestError`` without a model's name."""
+    if not 0 < len(model) <= MAX_NAME_CHARS:
+        raise InvalidRequestError(f"model must be a name of 1 to {MAX_NAME_CHARS} characters")
 
 
 def sentence(error: Exception) -> str:
@@ -171,7 +191,7 @@ def sentence(error: Exception) -> str:
     if missing := _MISSING.fullmatch(what):
         return f"{path}.{missing['name']} is missing".removeprefix(".")
     expected = what.replace("`", "").replace("Expected ", "expected ").replace("got ", "not ")
-    return f"{one_line(path) or 'the body'}: {expected}"
+    return f"{one_line(path) or 'the body'}: {one_line(expected)}"
 
 
 def call_id_of(given: str, call_id: str, position: int) -> str:
@@ -242,6 +262,9 @@ class Door(ABC):
 
     FORWARDED: ClassVar[tuple[str, ...]] = ("openai-beta",)
     """The client's headers that a provider of the same protocol is sent; no other is."""
+
+    EXPECTED_OUTPUT: ClassVar[int] = 1000
+    """Tokens that an answer is counted with for a key's rate where the request sets no limit of its own."""
 
     def read(self, body: bytes, headers: Mapping[str, str] | None = None) -> Asked:
         """The request in a client's body; ``headers`` are the client's, by their names in lower case.

@@ -6,9 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from attune.errors import CallerError
+from attune.wire import steps
 
 if TYPE_CHECKING:
     from attune.wire.errors import ErrorMapper
@@ -45,21 +44,33 @@ def is_strict(schema: object) -> bool:
 
     OpenAI guarantees that an answer follows such a schema; asked to guarantee another it refuses.
     """
-    if isinstance(schema, list):
-        return all(is_strict(item) for item in schema)
-    if not isinstance(schema, Mapping):
-        return True
-    if schema.get("type") == "object" or "properties" in schema:
-        closed = schema.get("additionalProperties") is False
-        if not closed or set(schema.get("required", ())) != set(schema.get("properties", ())):
-            return False
-    return all(is_strict(value) for value in schema.values())
+    waiting = [schema]  # not by recursion: a client may nest as deep as it likes
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, list):
+            waiting += each
+        elif isinstance(each, Mapping):
+            if (each.get("type") == "object" or "properties" in each) and not _is_closed(each):
+                return False
+            waiting += each.values()
+    return True
+
+
+def _is_closed(schema: Mapping[Any, Any]) -> bool:
+    properties, required = schema.get("properties", {}), schema.get("required", [])
+    return (
+        schema.get("additionalProperties") is False
+        and isinstance(properties, Mapping)
+        and isinstance(required, list | tuple)
+        and all(isinstance(name, str) and name in properties for name in required)
+        and all(name in required for name in properties)
+    )
 
 
 def to_json(body: dict[str, Any], errors: ErrorMapper) -> bytes:
     """``body`` as JSON. Raises ``CallerError`` for what JSON cannot say, such as in ``extra``."""
     try:
-        return msgspec.json.encode(body, enc_hook=_as_dict)
+        return steps.encode(body, _as_dict)
     except (TypeError, ValueError, RecursionError) as error:
         raise errors.raised(CallerError, f"the request cannot be written as JSON: {error}") from error
 

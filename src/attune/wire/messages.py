@@ -380,18 +380,19 @@ class MessagesDecoder(StreamDecoder):
 
 def decode_body(body: bytes, errors: ErrorMapper) -> list[StreamEvent]:
     """The events of a whole message. Raises ``ProviderError`` for an error or an incomplete body."""
+    payloads: list[Payload] = []
+    content = _Content()
     try:
         message = _decode_message(body)
+        for index, block in enumerate(message.content or ()):
+            payloads += filter(None, (content.started(index, block), content.stopped(index)))
     except MALFORMED as error:
         raise errors.broken(f"the answer is not Messages JSON: {error}") from error
     if message.type == "error":
         raise errors.from_event(body)
     if message.content is None or message.stop_reason is None:
         raise errors.broken("the answer has no content or no stop reason")
-    payloads: list[Payload] = [Meta(message.id, message.model)]
-    content = _Content()
-    for index, block in enumerate(message.content):
-        payloads += filter(None, (content.started(index, block), content.stopped(index)))
+    payloads.insert(0, Meta(message.id, message.model))
     if message.usage is not None:
         payloads.append(_UsageTotal().merge(message.usage))
     payloads.append(_terminal(message.stop_reason))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from attune.models.request import (
     LLMRequest,
     TextPart,
@@ -13,7 +11,7 @@ from attune.models.request import (
     ToolCallPart,
 )
 from attune.models.telemetry import TokenUsage
-from attune.wire import messages_request
+from attune.wire import messages_request, steps
 from attune.wire.blocks import BlockWriter
 from attune.wire.doors import (
     AnswerHead,
@@ -81,7 +79,7 @@ class MessagesDoor(Door):
             "stop_reason": STOP_REASONS.get(response.stop_reason, other),
             "usage": _whole_usage(response.usage or TokenUsage()),
         }
-        return msgspec.json.encode(answer)
+        return steps.encode(answer)
 
     def shape(self, fault: Fault, call_id: str) -> dict[str, Any]:
         """See ``Door``."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -26,8 +27,10 @@ from attune.wire.doors import (
     checked,
     decoded,
 )
+from attune.wire.errors import MALFORMED
 from attune.wire.messages import REDACTED
 from attune.wire.seal import unseal
+from attune.wire.steps import decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -118,9 +121,8 @@ class _Request(msgspec.Struct):
     stream: bool | None = None
 
 
-_decode = msgspec.json.Decoder(_Request).decode
-_decode_source = msgspec.json.Decoder(_ImageSource).decode
-_decode_content = msgspec.json.Decoder(str | list[_Block] | None).decode
+_decode = partial(decode, kind=_Request)
+_CONTENT: Any = str | list[_Block] | None
 
 
 def read(body: bytes) -> Asked:
@@ -195,8 +197,8 @@ def _parts(content: str | list[_Block], notes: Notes) -> Iterator[Part]:
 
 def _image(block: _Block, notes: Notes) -> Iterator[ImagePart]:
     try:
-        source = _decode_source(block.source)
-    except msgspec.ValidationError:
+        source = decode(block.source, _ImageSource)
+    except MALFORMED:
         source = _ImageSource("none")
     if source.type == "url" and source.url:
         yield ImagePart(url=source.url)
@@ -210,8 +212,8 @@ def _image(block: _Block, notes: Notes) -> Iterator[ImagePart]:
 def _result(block: _Block, notes: Notes) -> Iterator[Part]:
     """A tool's answer; images in it follow it, which all protocols can say."""
     try:
-        content = _decode_content(block.content) or ""
-    except msgspec.ValidationError:
+        content = decode(block.content, _CONTENT) or ""
+    except MALFORMED:
         notes.unread("the content of a tool_result")
         content = ""
     parts = list(_parts(content, notes))

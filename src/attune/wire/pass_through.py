@@ -25,7 +25,8 @@ responses  input                  without the reasoning of another provider
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 
@@ -34,10 +35,11 @@ from attune.models.request import ThinkingPart
 from attune.wire import chat, messages, responses
 from attune.wire.carrying import TOOLS_WITHOUT_THOUGHT_FROM, carried
 from attune.wire.encoder import effort, openai_version, to_json
+from attune.wire.errors import MALFORMED
 from attune.wire.seal import unseal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from attune.models.registry import ModelInfo
     from attune.models.request import LLMRequest
@@ -52,8 +54,26 @@ _REASONING_REJECTS = (
 _SAMPLING = ("temperature", "top_p", "top_k")
 
 Fields = dict[str, Any]
+_Write = TypeVar("_Write", bound="Callable[..., bytes]")
 
 
+def _readable(write: _Write) -> _Write:
+    """``write`` with what cannot be read told as the caller's fault.
+
+    Parts of a request are read only here, where they are needed: a number may be too large for any type.
+    """
+
+    @wraps(write)
+    def written(*args: Any, errors: ErrorMapper, **options: Any) -> bytes:
+        try:
+            return write(*args, errors=errors, **options)
+        except MALFORMED as error:
+            raise errors.raised(CallerError, f"a part of the request cannot be read: {error}") from None
+
+    return cast("_Write", written)
+
+
+@_readable
 def chat_body(
     request: LLMRequest, model: ModelInfo, *, errors: ErrorMapper, limit_field: chat.LimitField
 ) -> bytes:
@@ -76,6 +96,7 @@ def chat_body(
     return to_json(fields, errors)
 
 
+@_readable
 def messages_body(request: LLMRequest, model: ModelInfo, *, provider: str, errors: ErrorMapper) -> bytes:
     """The body of ``POST /v1/messages``; ``provider`` and errors as in ``messages.encode``."""
     fields = _own_fields(request, "messages", model, errors)
@@ -94,6 +115,7 @@ def messages_body(request: LLMRequest, model: ModelInfo, *, provider: str, error
     return to_json(fields, errors)
 
 
+@_readable
 def responses_body(request: LLMRequest, model: ModelInfo, *, errors: ErrorMapper) -> bytes:
     """The body of ``POST /responses``; errors as in ``responses.encode``."""
     fields = _own_fields(request, "responses", model, errors)

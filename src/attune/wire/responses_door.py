@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,7 +13,7 @@ from attune.models.request import (
     ThinkingPart,
     ToolCallPart,
 )
-from attune.wire import responses_request
+from attune.wire import responses_request, steps
 from attune.wire.blocks import BlockWriter
 from attune.wire.chat_door import openai_error
 from attune.wire.door_errors import fault_of
@@ -24,6 +25,7 @@ from attune.wire.doors import (
     call_id_of,
     sse,
 )
+from attune.wire.errors import MALFORMED
 from attune.wire.seal import seal
 
 if TYPE_CHECKING:
@@ -71,6 +73,9 @@ _ECHOED: dict[str, Any] = {
 _UNSAID: dict[str, dict[str, Any]] = {"function": {"description": None, "parameters": None, "strict": None}}
 """What a tool in an answer has at least, by its type."""
 
+_decode_tools = msgspec.json.Decoder(list[dict[str, msgspec.Raw]] | None).decode
+_decode_text = msgspec.json.Decoder(str).decode
+
 
 class ResponsesDoor(Door):
     """``POST /responses``; attune keeps no response, so one is only known where its provider kept it."""
@@ -88,7 +93,7 @@ class ResponsesDoor(Door):
         """See ``Door``."""
         items = list(_items(response.content, head, relays=relays))
         answer = _response(_echo(request), head, head.model, items, response.usage, response.stop_reason)
-        return msgspec.json.encode(answer)
+        return steps.encode(answer)
 
     def shape(self, fault: Fault, call_id: str) -> dict[str, Any]:
         """See ``Door``."""
@@ -107,7 +112,9 @@ def _echo(request: LLMRequest) -> dict[str, Any]:
     fields = {} if request.source is None else request.source.fields
     echo = {name: fields.get(name, default) for name, default in _ECHOED.items()}
     if raw := fields.get("tools"):
-        echo["tools"] = [_UNSAID.get(tool["type"], {}) | tool for tool in msgspec.json.decode(raw) or ()]
+        with suppress(*MALFORMED):  # what was passed on unread is repeated unread
+            tools = _decode_tools(raw) or ()
+            echo["tools"] = [_UNSAID.get(_decode_text(tool["type"]), {}) | tool for tool in tools]
     return echo
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import msgspec
 
@@ -30,6 +30,7 @@ from attune.wire.doors import (
     sentence,
 )
 from attune.wire.seal import unseal
+from attune.wire.steps import decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,6 +42,7 @@ __all__ = ["read"]
 _OPTIONAL = msgspec.UNSET
 _Raw = msgspec.Raw
 _Maybe = _Raw | msgspec.UnsetType
+_Limit = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class _Part(msgspec.Struct):
@@ -102,7 +104,7 @@ class _Request(msgspec.Struct):
     tools: list[_Tool] | None = None
     tool_choice: str | _ToolChoice | None = None
     text: _Text | None = None
-    max_output_tokens: int | None = None
+    max_output_tokens: _Limit | None = None
     temperature: float | None = None
     reasoning: _Reasoning | None = None
     stream: bool | None = None
@@ -116,10 +118,7 @@ class _Kind(msgspec.Struct):
     type: str = "message"
 
 
-_decode = msgspec.json.Decoder(_Request).decode
-_decode_loose = msgspec.json.Decoder(_LooseRequest).decode
 _decode_kind = msgspec.json.Decoder(_Kind).decode
-_decode_item = msgspec.json.Decoder(_Item).decode
 _READ = {"message", "reasoning", "function_call", "function_call_output"}
 
 
@@ -146,10 +145,10 @@ def read(body: bytes) -> Asked:
 
 def _decode_request(body: bytes) -> _Request:
     try:
-        return _decode(body)
+        return cast("_Request", decode(body, _Request))
     except msgspec.ValidationError:
         # An item of a type that is not read may hold anything: only the others must fit.
-        asked: _Request = _decode_loose(body)
+        asked: _Request = decode(body, _LooseRequest)
         raws: list[Any] = list(asked.input)
         asked.input = [_read_item(raw, f"input[{place}]") for place, raw in enumerate(raws)]
         return asked
@@ -158,7 +157,7 @@ def _decode_request(body: bytes) -> _Request:
 def _read_item(raw: _Raw, where: str) -> _Item:
     try:
         kind = _decode_kind(raw).type
-        return _decode_item(raw) if kind in _READ else _Item(kind)
+        return cast("_Item", decode(raw, _Item)) if kind in _READ else _Item(kind)
     except msgspec.ValidationError as error:
         raise InvalidRequestError(f"{where}: {sentence(error)}") from None
 

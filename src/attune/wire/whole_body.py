@@ -6,11 +6,15 @@ only its own protocol can say (``carrying.only_here``), the answer may hold more
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from attune.errors import StreamBrokenError
+from attune.models.executor import EventKind
 from attune.wire.doors import tool_input
+from attune.wire.errors import MALFORMED
 from attune.wire.sse import SSEParser
 
 if TYPE_CHECKING:
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WholeBody"]
 
+_DATA_LINE = re.compile(rb"[\r\n]data")
 _WORDS = {"id", "type", "role", "name", "finish_reason", "object", "index"}
 """Texts that come whole; every other text comes in pieces."""
 
@@ -36,17 +41,22 @@ class WholeBody:
             "chat": self._chunk,
             "messages": self._message,
             "responses": self._response,
+            "embeddings": self._response,  # which never come in pieces
         }[protocol]
         self._plain = b""
 
     def feed(self, event: StreamEvent) -> None:
-        """Take in one event."""
-        if event.raw.lstrip().startswith(b"{"):  # a provider that does not stream
+        """Take in one event. Raises ``StreamBrokenError`` for one that does not fit those before it."""
+        if event.kind is not EventKind.PING and _is_json(event.raw):  # a provider that does not stream
             self._plain = event.raw
             return
         for block in SSEParser().feed(event.raw):
-            if block.data.startswith(b"{"):
+            if not block.data.startswith(b"{"):
+                continue
+            try:
                 self._take(msgspec.json.decode(block.data))
+            except (*MALFORMED, LookupError, TypeError, AttributeError):
+                raise StreamBrokenError("an event of the answer does not fit those before it") from None
 
     def finish(self) -> bytes:
         """The body, once the terminal event has come."""
@@ -78,6 +88,11 @@ class WholeBody:
             _merged(so_far, {name: each for name, each in choice.items() if name not in {"delta", "index"}})
         head = {name: each for name, each in chunk.items() if name != "choices" and each is not None}
         self._body |= {**head, "object": "chat.completion"}
+
+
+def _is_json(raw: bytes) -> bool:
+    """Whether it is a body, and no event: one with data has a line that no JSON can have."""
+    return raw.lstrip().startswith(b"{") and not _DATA_LINE.search(raw)
 
 
 class _Pieces(list[str]):

@@ -214,10 +214,11 @@ def test_on_a_terminal_it_asks_first(tmp_path, answer, code, state):
     program = Program(tmp_path)
     program("keys", "create", "ci")
     environ = {**program.environ, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
-    child = pexpect.spawn(ATTUNE, ["keys", "revoke", "ci"], env=environ, timeout=30, dimensions=(24, 120))
+    child = pexpect.spawn(ATTUNE, ["keys", "revoke", "ci"], env=environ, timeout=120, dimensions=(24, 120))
     child.expect("Revoke the key 'ci' .* for good")
     child.send(answer)
     child.expect(pexpect.EOF)
+    child.wait()
     child.close()
     assert child.exitstatus == code
     assert json.loads(program("keys", "list", "--json").out)["keys"][0]["state"] == state

@@ -502,7 +502,7 @@ async def test_what_takes_too_long_is_given_up_and_says_what_was_waited_for(
 ):
     rig = Rig(reply, clock=SYSTEM_CLOCK)
     attempt = rig.start(STREAM, budget)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         with pytest.raises(error_class, match=f"p/m#api_key timed out after .* waiting for {waiting_for}"):
             await drain(attempt)
     assert rig.record.error_class == error_class.error_class
@@ -537,7 +537,7 @@ async def test_a_slow_head_takes_its_time_from_what_comes_after_it(budget, waiti
     await asyncio.sleep(0)
     clock.advance(50)
     await head
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         with pytest.raises(TransientError, match=rf"timed out after 50\.0 s waiting for {waiting_for}"):
             await anext(attempt)
 

@@ -227,13 +227,16 @@ def test_a_time_between_pings_that_makes_no_sense_is_refused(ping_s):
 
 async def test_a_second_reader_is_refused_and_the_first_goes_on():
     fleet = Fleet("a/m")
-    fleet["a"].sleep = asyncio.sleep
-    fleet["a"].then(Reply(("one ", "two"), first_content_s=0.1))
+    held = asyncio.Event()
+    fleet["a"].sleep = lambda seconds: held.wait()
+    fleet["a"].then(Reply(("one ", "two"), first_content_s=1.0))
     async with fleet.executor.stream(STREAM) as events:
         first = asyncio.create_task(_to_the_end(events))
-        await asyncio.sleep(0.02)
+        for _ in range(20):
+            await asyncio.sleep(0)
         with pytest.raises(InvalidRequestError, match="another task is reading"):
             await anext(events)
+        held.set()
         assert (await first)[-1].kind is EventKind.TERMINAL
 
 

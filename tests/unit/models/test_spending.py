@@ -42,7 +42,7 @@ def store(tmp_path, clock):
 def used(store, period, clock):
     day = datetime.fromtimestamp(clock.time(), UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     start = day if period == "day" else day.replace(day=1)
-    store.flush_sync(10)  # what was settled is taken in the background
+    store.flush_sync(60)  # what was settled is taken in the background
     return store.used(f"spend/{period}", start.timestamp())
 
 

@@ -186,6 +186,6 @@ def test_one_clock_serves_one_event_loop_after_another() -> None:
 def test_the_doubles_need_no_http_client() -> None:
     program = "import sys, attune.testing; print('aiohttp' in sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
     )
     assert done.stdout.strip() == "False"

@@ -146,7 +146,7 @@ async def test_an_error_whose_body_does_not_end_is_what_its_status_and_the_body_
     body: bytes, kind: type[ProviderError]
 ) -> None:
     head = b"HTTP/1.1 429 Too Many\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n"
-    async with server_that_says(head + body) as (address, _), asyncio.timeout(5):
+    async with server_that_says(head + body) as (address, _), asyncio.timeout(60):
         provider = OpenAIProvider("mine", base_url=f"http://{address}", key=None)
         with pytest.raises(kind) as failed:
             await ask(provider)
@@ -163,7 +163,7 @@ async def test_an_answer_that_stops_being_http_is_broken_at_once_and_what_came_b
     event = b'data: {"choices": [{"index": 0, "delta": {"content": "x"}}]}\n\n'
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
     answer = head + b"%x\r\n%s\r\n" % (len(event), event)
-    async with server_that_says(answer, framing) as (address, _), asyncio.timeout(5):
+    async with server_that_says(answer, framing) as (address, _), asyncio.timeout(60):
         provider = OpenAIProvider("mine", base_url=f"http://{address}", key=None)
         stream = await provider.open(LLMRequest.from_prompt("hi", stream=True), MODEL, BUDGET)
         seen = [(await anext(stream)).kind for _ in range(2)]
@@ -198,15 +198,18 @@ async def test_no_error_leads_to_the_key_through_what_caused_it() -> None:
             error = error.__cause__ or error.__context__
 
 
-async def test_an_end_that_never_comes_after_a_complete_answer_holds_up_nobody() -> None:
+async def test_an_end_that_never_comes_after_a_complete_answer_holds_up_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("attune.providers._http.RECYCLE_S", 1000.0)  # nobody waits for it to pass
     async with FakeUpstream() as upstream:
         provider = OpenAIProvider("mine", base_url=upstream.chat_url, key=None)
         stream = LLMRequest.from_prompt("hi", stream=True)
         body = b'data: {"choices": [{"index": 0, "delta": {"content": "x"}}]}\n\ndata: [DONE]\n\n: more'
         upstream.then(Answer(body=body, content_type="text/event-stream", stall_after=len(body)))
-        assert EventKind.TERMINAL in await asyncio.wait_for(ask(provider, stream), 0.9)
+        assert EventKind.TERMINAL in await asyncio.wait_for(ask(provider, stream), 60)
         await provider.aclose()
-        await asyncio.wait_for(upstream.received[0].disconnected.wait(), 5)
+        await asyncio.wait_for(upstream.received[0].disconnected.wait(), 60)
 
 
 async def test_a_connection_that_breaks_after_a_complete_answer_is_no_error() -> None:

@@ -76,7 +76,7 @@ async def test_a_process_that_does_not_come_up_is_a_failed_connection_and_is_end
     interpreter.chmod(0o755)
     monkeypatch.setattr(local.sys, "executable", str(interpreter))
     monkeypatch.setattr(local, "missing_packages", lambda: ())
-    model = LocalModel(port=9, startup_s=0.5 if "sleep" in program else 30)
+    model = LocalModel(port=9, startup_s=0.5 if "sleep" in program else 60)
     with pytest.raises(ConnectionFailedError) as caught:
         await model.start()
     assert str(caught.value) == f"local/{local.MODEL_ID}: the embedded model did not start: {message}"

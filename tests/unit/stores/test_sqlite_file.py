@@ -34,7 +34,7 @@ def test_the_folder_and_every_file_are_private_to_the_user(tmp_path: Path) -> No
     try:
         with contextlib.closing(SqliteStore.open(tmp_path / "data" / "ledger.db")) as store:
             store.append_attempt(attempt())
-            store.flush_sync(10)
+            store.flush_sync(60)
             assert mode(tmp_path / "data") == 0o700
             files = list((tmp_path / "data").iterdir())
             assert len(files) == 3
@@ -85,12 +85,12 @@ def test_a_second_store_of_one_process_leaves_the_lock_of_the_first_alone(tmp_pa
     path = tmp_path / "ledger.db"
     with contextlib.closing(SqliteStore.open(path)) as store:
         store.append_attempt(attempt("before"))
-        store.flush_sync(10)
+        store.flush_sync(60)
         SqliteStore.open(path).close()
         # Whoever sees no lock believes to be the last, and removes the WAL that we write to.
-        subprocess.run([sys.executable, "-c", OPEN_AND_CLOSE, str(path)], check=True, timeout=60)
+        subprocess.run([sys.executable, "-c", OPEN_AND_CLOSE, str(path)], check=True, timeout=120)
         store.append_attempt(attempt("after"))
-        store.flush_sync(10)
+        store.flush_sync(60)
         seen = SqliteStore.open_readonly(path).recent_attempts(9)
         assert [each.call_id for each in seen] == ["after", "before"]
 
@@ -158,7 +158,7 @@ def test_a_commit_is_synced_to_the_disk_only_if_every_call_asks_for_it(tmp_path:
             assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     with contextlib.closing(SqliteStore.open(tmp_path / "ledger.db", durability="call")) as store:
         store.append_attempt(attempt())
-        store.flush_sync(10)
+        store.flush_sync(60)
         assert store.attempts("c1")
 
 
@@ -173,7 +173,7 @@ def test_another_terminal_reads_while_the_store_writes(tmp_path: Path) -> None:
         assert [each.key for each in reader.facts()] == ["anthropic"]
         assert reader.used("key:a", 0) == 5
         store.append_attempt(attempt("c2"))
-        store.flush_sync(10)
+        store.flush_sync(60)
         assert reader.totals().calls == 2
 
 
@@ -237,7 +237,7 @@ def test_opening_deletes_what_is_older_than_the_retention_in_the_background(tmp_
     store.close()
     store = SqliteStore.open(path, clock=lambda: NOW + RETENTION_DAYS * 86_400 + 1)
     for _ in range(9):  # a step stands behind each flush
-        store.flush_sync(10)
+        store.flush_sync(60)
     assert [each.call_id for each in store.recent_attempts(9)] == ["new"]
     assert store.totals().calls == 3501
     store.close()
@@ -248,14 +248,14 @@ def test_a_store_that_stays_open_deletes_again_a_day_later(tmp_path: Path) -> No
     store = SqliteStore.open(tmp_path / "ledger.db", retention_days=1, clock=lambda: now)
     store.append_attempt(attempt("old"))
     for _ in range(3):
-        store.flush_sync(10)
+        store.flush_sync(60)
     now = NOW + 86_399  # the last look was less than a day ago
     store.append_attempt(attempt("new", at=now))
-    store.flush_sync(10)
+    store.flush_sync(60)
     assert len(store.recent_attempts(9)) == 2
     now = NOW + 86_401
     for _ in range(3):
-        store.flush_sync(10)
+        store.flush_sync(60)
     assert [each.call_id for each in store.recent_attempts(9)] == ["new"]
     store.close()
 
@@ -267,11 +267,11 @@ def test_a_store_without_work_deletes_too(tmp_path: Path, monkeypatch: pytest.Mo
         SqliteStore.open(tmp_path / "ledger.db", retention_days=1, clock=lambda: now)
     ) as store:
         store.append_attempt(attempt("old"))
-        store.flush_sync(10)
+        store.flush_sync(60)
         now = NOW + 2 * 86_400
         began = monotonic()
         while store.recent_attempts(1):
-            assert monotonic() - began < 10
+            assert monotonic() - began < 60
 
 
 def test_a_shorter_retention_deletes_what_the_usual_one_keeps(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_a_shorter_retention_deletes_what_the_usual_one_keeps(tmp_path: Path) ->
         if days == 90:
             store.append_attempt(attempt("two days old"))
         for _ in range(3):
-            store.flush_sync(10)
+            store.flush_sync(60)
         assert len(store.recent_attempts(9)) == left
         store.close()
 
@@ -298,7 +298,7 @@ def test_hand_made_questions_find_attempts_with_their_names(tmp_path: Path) -> N
 def test_importing_the_store_loads_neither_a_network_nor_a_json_library() -> None:
     code = "import sys; old = set(sys.modules); import attune.stores.sqlite; print(*set(sys.modules) - old)"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     loaded = set(done.stdout.split())
     assert "attune.stores.sqlite" in loaded

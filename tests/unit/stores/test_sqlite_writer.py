@@ -51,7 +51,7 @@ def test_a_record_is_committed_soon_without_a_flush(store: SqliteStore) -> None:
     started = monotonic()
     store.append_attempt(attempt())
     while not store.recent_attempts(1):
-        assert monotonic() - started < 5
+        assert monotonic() - started < 60
     assert _writer.LINGER_SECONDS < 0.1
 
 
@@ -100,7 +100,7 @@ def test_appends_from_many_threads_all_arrive(store: SqliteStore) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    store.flush_sync(30)
+    store.flush_sync(60)
     assert store.totals().calls == 3000
     assert len({each.call_id for each in store.recent_attempts(9999)}) == 3000
 
@@ -136,10 +136,10 @@ def test_a_full_queue_makes_appends_wait_and_loses_nothing(
 
     with locked(path):
         threading.Thread(target=work).start()
-        assert started.wait(5)
+        assert started.wait(60)
         assert not done.wait(0.2)
-    assert done.wait(10)
-    store.flush_sync(10)
+    assert done.wait(60)
+    store.flush_sync(60)
     assert store.totals().calls == 100
 
 
@@ -148,12 +148,12 @@ def test_a_lock_that_stays_is_an_error_of_flush_and_the_records_are_kept(
 ) -> None:
     monkeypatch.setattr("attune.stores._schema.BUSY_SECONDS", 0.01)
     store = SqliteStore.open(path)
-    store.flush_sync(10)
+    store.flush_sync(60)
     with locked(path):
         store.append_attempt(attempt())
         for _ in range(3):
             with pytest.raises(StoreError, match="locked; another process has held it"):
-                store.flush_sync(10)
+                store.flush_sync(60)
         with pytest.raises(StoreError, match="locked"):
             store.record_outcome(Outcome("c1", NOW, success=True))
         assert store.last_error is not None
@@ -162,7 +162,7 @@ def test_a_lock_that_stays_is_an_error_of_flush_and_the_records_are_kept(
         store.append_attempt(attempt("c2"))
         with pytest.raises(StoreError, match=r"records wait already; .*locked"):
             store.append_attempt(attempt("c3"))
-    store.flush_sync(10)
+    store.flush_sync(60)
     assert store.last_error is None
     assert {each.call_id for each in store.recent_attempts(9)} == {"c1", "c2"}
     store.close()
@@ -175,10 +175,12 @@ def test_closing_while_the_disk_refuses_names_how_many_records_are_lost(
     monkeypatch.setattr(_writer, "_CLOSE_SECONDS", 0.05)
     monkeypatch.setattr(_writer, "_RETRY_SECONDS", 0.02)
     store = SqliteStore.open(path)
-    store.flush_sync(10)
+    store.flush_sync(60)
     with locked(path):
         for number in range(3):
             store.append_attempt(attempt(f"c{number}"))
+        while store.last_error is None:  # it has tried
+            pass
         with pytest.raises(StoreError, match=r"3 records could not be written: .*locked"):
             store.close()
     assert "3 records" in caplog.text
@@ -201,7 +203,7 @@ def test_a_value_that_cannot_be_stored_is_logged_and_holds_up_no_other(
     store.append_attempt(attempt("before", stage="new"))
     store.append_attempt(BAD[kind])
     store.append_attempt(attempt("after", stage="new"))
-    store.flush_sync(10)
+    store.flush_sync(60)
     assert {each.call_id for each in store.recent_attempts(9)} == {"before", "after"}
     assert sum(row.calls for row in store.rollups(0)) == 2
     assert store.rejected == 1
@@ -213,7 +215,7 @@ def test_a_question_with_a_value_that_cannot_be_stored_gets_the_error_itself(sto
     store.append_attempt(attempt())
     with pytest.raises(StoreError, match="cannot be stored"):
         store.record_outcome(Outcome("\ud800", NOW, success=True))
-    store.flush_sync(10)
+    store.flush_sync(60)
     assert store.attempts("c1")
 
 
@@ -224,7 +226,7 @@ def test_more_cells_than_are_remembered_keep_their_own_roll_ups(
     for _ in range(2):
         for number in range(10):
             store.append_attempt(attempt(stage=f"s{number}"))
-        store.flush_sync(10)
+        store.flush_sync(60)
     rows = {row.stage: row.calls for row in store.rollups(0)}
     assert rows == {f"s{number}": 2 for number in range(10)}
 
@@ -236,11 +238,11 @@ def test_a_fault_that_ends_the_thread_leaves_nobody_waiting_and_is_said(
     def out_of_memory(*_: Any) -> None:
         raise MemoryError
 
-    store.flush_sync(10)
+    store.flush_sync(60)
     monkeypatch.setattr(_writer, "write_records", out_of_memory)
     store.append_attempt(attempt())
     with pytest.raises(StoreError, match="is closed"):
-        store.flush_sync(10)
+        store.flush_sync(60)
     with pytest.raises(StoreError, match="is closed"):
         store.append_attempt(attempt())
     with pytest.raises(StoreError, match="1 records could not be written"):
@@ -272,7 +274,7 @@ def run(code: str, path: Path) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{code}", str(path)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 
@@ -291,7 +293,7 @@ from unit.stores.ledger_records import attempt
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 store = SqliteStore.open(sys.argv[1])
-store.flush_sync(10)
+store.flush_sync(60)
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
 count = 0
@@ -300,7 +302,7 @@ try:
         for _ in range(100):
             store.append_attempt(attempt(f"c{count}"))
             count += 1
-        store.flush_sync(10)
+        store.flush_sync(60)
 except StoreError as error:
     print(error)
     assert str(store.last_error) == str(error)
@@ -308,7 +310,7 @@ assert store.totals().calls < count
 resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 store.append_attempt(attempt(f"c{count}"))
 count += 1
-store.flush_sync(10)
+store.flush_sync(60)
 assert store.last_error is None
 assert store.totals().calls == count, (store.totals(), count)
 assert sum(row.calls for row in store.rollups(0)) == count

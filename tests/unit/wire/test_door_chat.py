@@ -188,7 +188,8 @@ class TestReading:
     @pytest.mark.parametrize(
         ("body", "sentence"),
         [
-            (b"", "the body is not JSON: Input data was truncated"),
+            (b"", "the body is empty; send a JSON object"),
+            (b"{", "the body is not JSON: Input data was truncated"),
             (b"[]", "the body: expected object, not array"),
             (b'{"messages":[]}', "model is missing"),
             (b'{"model":"m"}', "messages is missing"),

@@ -124,7 +124,9 @@ class TestWhoseWords:
     BODY = b'{"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long"}}'
 
     def told(self, error: AttuneError, **options: Any) -> tuple[int, bytes]:
-        answer = MessagesDoor().error(error, now=NOW, speaks={"a": ("messages",), "b": ("responses", "chat")}, **options)
+        answer = MessagesDoor().error(
+            error, now=NOW, speaks={"a": ("messages",), "b": ("responses", "chat")}, **options
+        )
         return answer.status, answer.body
 
     @pytest.mark.parametrize("cls", [CallerError, ContextTooLongError, RefusalError, ModelUnavailableError])

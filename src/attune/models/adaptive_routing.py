@@ -7,26 +7,28 @@ from typing import TYPE_CHECKING
 from attune.clock import SYSTEM_CLOCK
 from attune.errors import NoCandidateError
 from attune.models.affinity import where_it_stays
-from attune.models.performance import (
-    PRIOR_COST_USD,
-    RECENT,
-    ModelPerformance,
-    quality,
-    wilson_bounds,
-)
+from attune.models.performance import PRIOR_COST_USD, ModelPerformance, quality, wilson_bounds
 from attune.models.registry import ModelRegistry, ModelTier
 from attune.models.request import DEFAULT_MIN_SUCCESS_RATE, UNDERESTIMATED, RouteRequest, check_providers
 from attune.models.route_decision import Option, RouteDecision, TierUpgrade
 from attune.models.routing_stats import RoutingStats, routing_stats
 from attune.models.tasks import REALTIME_REQUIRED_TASKS, TASK_TIER_MAP, normalize_task
-from attune.models.windows import DEFAULT_WINDOW_DAYS, PerformanceStats, TierResults
+from attune.models.tier_movement import (
+    ENOUGH_SAMPLES,
+    chosen_tier,
+    may_stay,
+    positions,
+    put_proven_first,
+    upgrade_of,
+)
+from attune.models.windows import DEFAULT_WINDOW_DAYS, PerformanceStats
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from attune.clock import Clock
     from attune.models.candidate import Availability
-    from attune.models.cells import Level, Row
+    from attune.models.cells import Level
     from attune.models.route_decision import Drop, Scored
     from attune.models.state import RollupRow
     from attune.models.telemetry import LLMCallRecord
@@ -36,18 +38,6 @@ __all__ = ["AdaptiveModelRouter", "RouteDecision", "TierUpgrade"]
 DEFAULT_INPUT_TOKENS = 1000
 DEFAULT_OUTPUT_TOKENS = 500
 """The size of a call of which nothing is known."""
-
-ENOUGH_SAMPLES = 30
-"""Calls at the key itself before a cheaper tier can prove itself without ``max_cost``."""
-
-TOLERATED_FAILURE_RATE = 0.1
-"""A tier is left upwards when its failure rate is above this beyond chance."""
-
-ENOUGH_FAILURES_OF = 10
-"""Calls before a tier's failure rate is judged at all: two failures of two are a bad moment."""
-
-UPGRADE_Z = 2.326
-"""One-sided 99 %: how sure the failure rate must be above what is tolerated."""
 
 FLOOR_Z = 1.282
 """One-sided 90 %: how sure a success rate of fewer than ``ENOUGH_SAMPLES`` calls must be below the minimum
@@ -140,8 +130,8 @@ class AdaptiveModelRouter:
 
         The tier is the request's own, else the task's (``capable`` without one, and for an unknown
         task). It goes one up where its failure rate is high beyond chance, and down to a cheaper
-        tier that has proven itself (30 calls whose lower bound reaches ``min_success_rate``) or
-        that ``max_cost`` asks for. Within the tier the highest score comes first, for realtime
+        tier that has proven itself (at least 30 calls that prove ``min_success_rate``) or that
+        ``max_cost`` asks for. Within the tier the highest score comes first, for realtime
         tasks the lowest latency a success; among equals the order of preference decides.
 
         Raises ``NoCandidateError`` when nothing fits, ``UnknownNameError`` for an unknown tier or
@@ -160,21 +150,20 @@ class AdaptiveModelRouter:
         base = ModelTier.parse(request.tier) if request.tier else TASK_TIER_MAP.get(task, ModelTier.CAPABLE)
         size = (tokens_in, tokens_out, now)
         quiet = self._availability is None or not heed_availability or self._availability.quiet
-        scored, unsuitable, results = self._judge(
-            fitting, request, realtime, quiet, base, levels, first, size
-        )
+        scored, unsuitable = self._judge(fitting, request, realtime, quiet, levels, first, size)
         if not scored:
             raise _nothing_fits([*unsuitable, *dropped])
-        tier, why = self._tier(request, base, task, realtime, results, scored)
-        position = _positions(_RANK[tier], downwards=request.max_cost is not None and not realtime)
+        tier, why = chosen_tier(request, base, task, realtime, scored, levels[0], first)
+        position = positions(_RANK[tier], downwards=request.max_cost is not None and not realtime)
         if realtime:
             scored.sort(key=lambda s: (position[s[1].rank], s[2][1] / max(s[2][0], 1e-6)))
         else:
             scored.sort(key=lambda s: s[0] - position[s[1].rank], reverse=True)
             if _RANK[tier] < _RANK[base] and any(option.rank == _RANK[base] for _, option, _, _ in scored):
-                _put_proven_first(scored, request.min_success_rate)
+                put_proven_first(scored, levels[0], request.min_success_rate)
         if request.session_id or request.bound_to:
-            leaders = _leaders(scored, request.min_success_rate, cheaper=_RANK[tier] < _RANK[base])
+            cheaper = _RANK[tier] < _RANK[base]
+            leaders = may_stay(scored, levels[0], request.min_success_rate, cheaper=cheaper)
             stays = where_it_stays(leaders, request.session_id, request.bound_to, realtime=realtime)
             if stays is not scored[0]:
                 scored.remove(stays)
@@ -191,12 +180,11 @@ class AdaptiveModelRouter:
         request: RouteRequest,
         realtime: bool,
         quiet: bool,
-        base: ModelTier,
         levels: tuple[Level, ...],
         first: int,
         size: tuple[float, float, float],
-    ) -> tuple[list[Scored], list[Drop], TierResults]:
-        """Score what is eligible now, and sum up how the task's tier does here: a decision's one loop."""
+    ) -> tuple[list[Scored], list[Drop]]:
+        """Score what is eligible now: a decision's one loop."""
         tokens_in, tokens_out, now = size
         max_cost = None if realtime else request.max_cost
         max_latency = request.max_latency_ms
@@ -204,13 +192,11 @@ class AdaptiveModelRouter:
         output_limit = request.max_output_tokens or 0
         availability = self._availability
         estimate_of = self.stats.estimate
-        base_rank = _RANK[base]
-        tier_calls = tier_failures = recent_calls = recent_failures = 0.0
         scored: list[Scored] = []
         dropped: list[Drop] = []
         for option in fitting:
             row = estimate_of(levels, option.label, first)
-            rate, latency, known, calls, successes, lately, measured, judged, measured_latency = row
+            rate, latency, known, _, _, lately, measured, judged, measured_latency = row
             price = option.input
             answer = tokens_out if tokens_out < option.longest else option.longest
             if price is None or tokens_in > option.dearer_above:
@@ -236,62 +222,25 @@ class AdaptiveModelRouter:
             else:
                 score = quality(rate, latency, PRIOR_COST_USD if cost is None else cost, lately, known)
                 scored.append((score, option, row, cost))
-                if calls and option.rank == base_rank:
-                    tier_calls += calls
-                    tier_failures += calls - successes
-                    recent_calls += min(calls, RECENT)
-                    recent_failures += lately
-        return scored, dropped, TierResults(tier_calls, tier_failures, recent_calls, recent_failures)
-
-    def _tier(
-        self,
-        request: RouteRequest,
-        base: ModelTier,
-        task: str,
-        realtime: bool,
-        results: TierResults,
-        scored: Sequence[Scored],
-    ) -> tuple[ModelTier, str]:
-        """The tier to choose from and why."""
-        present = {option.rank for _, option, _, _ in scored}
-        if request.model:
-            return scored[0][1].model.tier, f"the model {request.model!r} was asked for"
-        if request.tier:
-            why = f"the tier {base} was asked for"
-        elif task in TASK_TIER_MAP:
-            why = f"{base} is enough for {task!r}"
-        else:
-            why = f"{base} is the default tier"
-        rank = _RANK[base]
-        if not request.tier:
-            beyond = results.failures > TOLERATED_FAILURE_RATE * results.calls
-            if beyond and rank + 1 in present and (upgrade := _upgrade(base, results)):
-                return _TIERS[rank + 1], f"upgraded from {base}: {upgrade.reason}"
-            if not realtime:
-                for _, option, row, _ in scored:
-                    if option.rank < rank and _proven(row, request.min_success_rate):
-                        cheaper = option.model.tier
-                        return cheaper, f"{cheaper} has proven itself on {row[3]:.0f} calls here"
-        if rank in present:
-            return base, why
-        downwards = request.max_cost is not None and not realtime
-        tier = min(present, key=_positions(rank, downwards=downwards).__getitem__)
-        return _TIERS[tier], f"no {base} candidate is available, {_TIERS[tier]} is next"
+        return scored, dropped
 
     def recommend_tier_upgrade(self, workflow: str, stage: str) -> TierUpgrade:
         """Whether the stage's calls fail so often that the next tier up should be tried.
 
         The tier in question is the one that most of the stage's calls used within the window. It
-        should be left when, of at least 10 calls, the lower 99 % bound of the failure rate is above
-        10 % and the last 20 results say so too. The result unpacks as (should_upgrade, reason) and
-        is truthy exactly when it should.
+        should be left when, of at least 10 calls, more fail than a true failure rate of 10 % explains,
+        by a test that may be looked at after every call: it errs within 10,000 looks with a probability
+        of 5 % at most. It then stays recommended until results show that the rate is below 10 % again;
+        see ``FailureWatch``. The result unpacks as (should_upgrade, reason) and is truthy exactly when
+        it should.
         """
         first = self.stats.first_bucket(self._clock.time())
-        results = self.stats.tiers(self.stats.levels(workflow, stage, "")[0], first)
+        level = self.stats.levels(workflow, stage, "")[0]
+        results = self.stats.tiers(level, first)
         if not results:
             return TierUpgrade(False, f"no telemetry of {workflow}/{stage} in the window")
         tier = max(results, key=lambda name: results[name].calls)
-        return _upgrade(tier, results[tier])
+        return upgrade_of(tier, level, results[tier], first)
 
     # -- looking back ----------------------------------------------------------------------------
 
@@ -371,65 +320,11 @@ class AdaptiveModelRouter:
                 dropped.append((option, "the model is not allowed here", 7))
             elif (request.local_only or self._local_only) and not model.local:
                 dropped.append((option, "it is not local, and only local models are allowed", 7))
-            elif missing := request.needs - model.abilities:
-                dropped.append((option, f"it lacks {', '.join(sorted(missing))}", 6))
+            elif unfit := model.unfit_for(request.needs):
+                dropped.append((option, unfit, 6))
             else:
                 fitting.append(option)
         return fitting, dropped
-
-
-def _upgrade(tier: str, results: TierResults) -> TierUpgrade:
-    """Whether a tier's failures are more than chance, and lately too."""
-    calls, failures, recent_calls, recent_failures = results
-    if tier == ModelTier.PREMIUM:
-        return TierUpgrade(False, f"{tier} is the highest tier")
-    rate = f"{failures:.0f} of {calls:.0f} {tier} calls failed"
-    if calls < ENOUGH_FAILURES_OF:
-        return TierUpgrade(False, f"{rate}, too few to tell")
-    if wilson_bounds(failures, calls, UPGRADE_Z)[0] <= TOLERATED_FAILURE_RATE:
-        return TierUpgrade(False, f"{rate}, not beyond chance above {TOLERATED_FAILURE_RATE:.0%}")
-    if recent_failures <= TOLERATED_FAILURE_RATE * recent_calls:
-        return TierUpgrade(False, f"{rate}, but only {recent_failures:.0f} of the last {recent_calls:.0f}")
-    return TierUpgrade(True, f"{rate}, beyond chance above {TOLERATED_FAILURE_RATE:.0%}")
-
-
-_UPWARDS_FIRST = ((0, 1, 2), (2, 0, 1), (2, 1, 0))
-_DOWNWARDS_FIRST = ((0, 1, 2), (1, 0, 2), (2, 1, 0))
-
-
-def _positions(rank: int, *, downwards: bool) -> tuple[int, ...]:
-    """By rank, how many tiers are tried before it when ``rank`` is the chosen one: that one first,
-    then those on one side from near to far, then those on the other.
-    """
-    return (_DOWNWARDS_FIRST if downwards else _UPWARDS_FIRST)[rank]
-
-
-def _put_proven_first(scored: list[Scored], min_success_rate: float) -> None:
-    """In a tier that was chosen for what has proven itself, the best that has comes before others."""
-    proven = (place for place, (_, _, row, _) in enumerate(scored) if _proven(row, min_success_rate))
-    place = next(proven, 0)
-    scored.insert(0, scored.pop(place))
-
-
-def _leaders(scored: Sequence[Scored], min_success_rate: float, *, cheaper: bool) -> list[Scored]:
-    """Those among which a conversation may choose: of the chosen tier, and in a tier that was chosen for what
-    has proven itself, those that have.
-    """
-    rank = scored[0][1].rank
-    leaders = [each for each in scored if each[1].rank == rank]
-    proven = [each for each in leaders if _proven(each[2], min_success_rate)] if cheaper else []
-    return proven or leaders
-
-
-def _proven(row: Row, min_success_rate: float) -> bool:
-    """Whether enough calls at the key itself show a success rate that is high enough; no floor proves
-    nothing, so the default takes its place.
-    """
-    min_success_rate = min_success_rate or DEFAULT_MIN_SUCCESS_RATE
-    calls, successes = row[3], row[4]
-    if calls < ENOUGH_SAMPLES or successes < calls * min_success_rate:
-        return False
-    return wilson_bounds(successes, calls)[0] >= min_success_rate
 
 
 def _shown_below(min_success_rate: float, measured: float, calls: float) -> bool:

@@ -14,6 +14,8 @@ from attune.models.performance import (
     LatencySketch,
     newest,
 )
+from attune.models.registry import EMBEDDINGS
+from attune.models.sequential import FailureWatch, highest_proven_rate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,10 +29,11 @@ class Cell:
     A bucket has sums in the order of ``Sums``, as a tuple until it is added to: tuples of numbers are shared
     between levels, and the garbage collector passes them by. ``total`` is their sum over all buckets.
     ``recent`` holds the last results as bits, newest lowest: as many as there are calls, at most
-    ``RECENT``.
+    ``RECENT``. ``proven`` is the highest success rate in percent that the window has proven, by a test that
+    was looked at after each result, or ``_UNKNOWN`` after a restore and when a day has left.
     """
 
-    __slots__ = ("buckets", "oldest", "recent", "sketches", "tier", "total")
+    __slots__ = ("buckets", "oldest", "proven", "recent", "sketches", "tier", "total")
 
     def __init__(self, tier: str) -> None:
         self.tier = tier
@@ -38,6 +41,7 @@ class Cell:
         self.sketches: dict[int, LatencySketch | bytes] = {}
         self.total: list[float] = [0] * SUMS
         self.oldest = _NEVER
+        self.proven = 0
         self.recent = 0
 
     def add(self, index: int, sums: Sums) -> None:
@@ -70,10 +74,24 @@ class Cell:
             self.buckets = {index: tuple(sums) for index, sums in inner.buckets.items()}
             self.oldest = inner.oldest
         _add_sums(self.total, inner.total)
+        self.proven = _UNKNOWN
 
     def sum_up(self) -> None:
         """Make the window's sums from the buckets."""
         self.total = [sum(sums) for sums in zip(*self.buckets.values(), strict=True)] or [0] * SUMS
+        self.proven = _UNKNOWN
+
+    def proven_rate(self) -> int:
+        """The highest success rate, in percent, that at least ``DENSE`` results have proven, else 0."""
+        if self.proven == _UNKNOWN:
+            self.proven = 0
+            self.prove()
+        return self.proven
+
+    def prove(self) -> None:
+        """Look at what is proven after a result was taken in; ``proven_rate`` must have been before it."""
+        if self.total[0] >= DENSE:
+            self.proven = highest_proven_rate(self.total[1], self.total[0] - self.total[1], self.proven)
 
     def packed(self) -> bytes:
         """The numbers that a decision needs, side by side in memory."""
@@ -112,6 +130,7 @@ def _add_sums(to: list[float], sums: Sequence[float]) -> None:
 
 
 _NEVER = 1 << 50
+_UNKNOWN = -1
 _ROW = struct.Struct("5d")
 _pack, _unpack = _ROW.pack, _ROW.unpack
 Sums: TypeAlias = tuple[float, ...]
@@ -126,14 +145,16 @@ class Level:
     ``same_as_inner`` says that there was never more than one level inside, whose sums are then these.
     ``rows`` repeats what a decision needs of each cell, packed: with thousands of keys a decision's
     time is that of fetching memory, and ten packed rows are a tenth of the cache lines of ten cells.
+    ``watches`` hold the test of each tier; only keys and stages have them.
     """
 
-    __slots__ = ("cells", "children", "everyone", "rows", "same_as_inner")
+    __slots__ = ("cells", "children", "everyone", "rows", "same_as_inner", "watches")
 
     def __init__(self) -> None:
         self.cells: dict[str, Cell] = {}
         self.rows: dict[str, bytes] = {}
         self.everyone: Cell | None = None
+        self.watches: dict[str, FailureWatch] = {}
         self.children = 0
         self.same_as_inner = True
 
@@ -148,10 +169,12 @@ class Level:
         self.everyone = None
 
     def everyone_calls(self) -> Cell:
-        """The sums over all candidates, made when they are first asked for."""
+        """The sums over all candidates of a tier, made when they are first asked for."""
         if self.everyone is None:
             self.everyone = Cell("")
             for cell in self.cells.values():
+                if cell.tier == EMBEDDINGS:
+                    continue  # whose size says nothing of a conversation's
                 for index, sums in cell.buckets.items():
                     self.everyone.add(index, tuple(sums))
         return self.everyone
@@ -172,6 +195,60 @@ class Level:
         cell = self.cells[label]
         cell.expire(first)
         self.rows[label] = cell.packed()
+
+    def watch(self, tier: str, first: int) -> FailureWatch:
+        """The test of a tier's failures, a new one where nothing was seen within the window.
+
+        After a restore it is made from the buckets: results are taken for evenly spread within a day, but for
+        the last ones of each candidate. What was found before is thus found again, if not at the same call.
+        """
+        watch = self.watches.get(tier)
+        if watch is None:
+            watch = self.watches[tier] = _watched([cell for cell in self.cells.values() if cell.tier == tier])
+        return watch if watch.last >= first else FailureWatch()
+
+    def look(self, label: str, tier: str, index: int, first: int, *, failed: bool) -> None:
+        """Let a result be looked at that is about to be added to the cell; ``Cell.prove`` has to follow."""
+        cell = self.cells.get(label)
+        if cell is not None:
+            tier = cell.tier
+            if cell.oldest < first:
+                self.expire(label, first)
+            cell.proven_rate()
+        watch = self.watches[tier] = self.watch(tier, first)
+        watch.last = max(watch.last, index)
+        watch.observe(failed=failed)
+
+    def look_again(self, cell: Cell, *, failed: bool) -> None:
+        """Let an earlier result of a cell be looked at that has turned out otherwise."""
+        cell.prove()
+        if cell.tier in self.watches:
+            self.watches[cell.tier].correct(failed=failed)
+
+
+def _watched(cells: Sequence[Cell]) -> FailureWatch:
+    """The test that has seen what cells hold, of which only the last results are known one by one."""
+    watch = FailureWatch()
+    days: dict[int, tuple[float, float]] = {}
+    last: list[tuple[int, Cell, int]] = []
+    for cell in cells:
+        newest_day = max(cell.buckets, default=0)
+        for index, sums in cell.buckets.items():
+            calls, failures = sums[0], sums[0] - sums[1]
+            if index == newest_day:
+                known = min(RECENT, int(calls))
+                last.append((index, cell, known))
+                calls -= known
+                failures -= newest(cell.recent, known).bit_count()
+            before = days.get(index, (0.0, 0.0))
+            days[index] = (before[0] + calls, before[1] + max(failures, 0.0))
+    for index in sorted(days):
+        watch.observe_many(int(days[index][0]), int(days[index][1]))
+        watch.last = index
+    for _, cell, known in sorted(last, key=lambda each: each[0]):
+        for place in reversed(range(known)):
+            watch.observe(failed=bool(cell.recent >> place & 1))
+    return watch
 
 
 _LevelRow: TypeAlias = tuple[float, float, float, float, float]

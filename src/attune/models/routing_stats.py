@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from attune.errors import InvalidRequestError
 from attune.models.performance import LatencySketch
-from attune.models.registry import ModelTier
+from attune.models.registry import EMBEDDINGS, ModelTier
 from attune.models.tasks import get_tier_for_task
 from attune.models.telemetry import NANOS_PER_USD
+from attune.models.tier_movement import upgrade_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from attune.models.registry import ModelInfo, ModelRegistry
     from attune.models.windows import CellWindow, PerformanceStats
 
@@ -41,7 +44,9 @@ class RoutingStats(NamedTuple):
     Calls are attempts that say something of the model (see ``performance.counts``).
     ``tier_upgrades`` are calls served by a higher tier than their task's. ``savings_usd`` is what
     the same tokens would have cost at the registry's first premium model with a known price, today,
-    less what they cost; ``None`` where no usage or no price is known.
+    less what they cost; ``None`` where no usage or no price is known. ``tier_evidence`` says in words
+    whether a stage's tiers should be left upwards and why: of one stage all of them, of a workflow
+    those that should. It is of the router's whole window, whatever ``days``.
     """
 
     workflow: str
@@ -54,6 +59,7 @@ class RoutingStats(NamedTuple):
     tier_upgrades: int
     savings_usd: float | None
     models: tuple[ModelStats, ...]
+    tier_evidence: tuple[str, ...]
 
 
 class _Sum:
@@ -98,6 +104,8 @@ def routing_stats(
             total = sums.setdefault(label, _Sum(window.tier))
             total.windows.append(window)
             total.sketch.merge(window.sketch)
+            if window.tier == EMBEDDINGS:
+                continue  # no tier could have done it instead
             if ModelTier.parse(window.tier).rank > asked:
                 upgrades += window.calls
             if premium is not None and window.usage_count and window.cost_count:
@@ -119,7 +127,17 @@ def routing_stats(
         tier_upgrades=upgrades,
         savings_usd=saved,
         models=tuple(models),
+        tier_evidence=tuple(_tier_evidence(stats, workflow, stage, stats.first_bucket(now))),
     )
+
+
+def _tier_evidence(stats: PerformanceStats, workflow: str, stage: str | None, first: int) -> Iterator[str]:
+    for name in dict.fromkeys(key[1] for key, _ in stats.keys(workflow, stage)):
+        level = stats.levels(workflow, name, "")[0]
+        for tier, results in stats.tiers(level, first).items():
+            upgrade = upgrade_of(tier, level, results, first)
+            if upgrade or stage is not None:
+                yield f"{name}: {upgrade.reason}"
 
 
 def _premium_cost(premium: ModelInfo, window: CellWindow, now: float) -> float:

@@ -22,6 +22,7 @@ from attune.models.performance import (
     join_recent,
     newest,
 )
+from attune.models.registry import EMBEDDINGS
 from attune.models.tasks import normalize_task
 from attune.models.telemetry import NANOS_PER_USD
 
@@ -42,21 +43,10 @@ _Key: TypeAlias = tuple[str, str, str]
 
 
 class TierResults(NamedTuple):
-    """Calls and failures of one tier at a key, and among the last 20 results of each candidate."""
+    """Calls and failures of one tier at a key."""
 
     calls: float
     failures: float
-    recent_calls: float
-    recent_failures: float
-
-    def plus(self, calls: float, failures: float, recent_failures: float) -> TierResults:
-        """With one more candidate's."""
-        return TierResults(
-            self.calls + calls,
-            self.failures + failures,
-            self.recent_calls + min(calls, RECENT),
-            self.recent_failures + recent_failures,
-        )
 
 
 class PerformanceStats:
@@ -104,7 +94,12 @@ class PerformanceStats:
         )
         label = f"{record.provider}/{record.model_id}"
         path = self._path((record.workflow, record.stage, record.task_type))
+        watched = _watched_of(path, record.task_type)
+        for level in watched:
+            level.look(label, record.tier, index, index - self.window_days, failed=not success)
         self._add(path, label, record.tier, index, sums, recent=not success, recent_count=1)
+        for level in watched:
+            level.cells[label].prove()
         if success:
             path[0].cells[label].sketch(index).add(record.latency_ms)
         self._evict()
@@ -124,14 +119,19 @@ class PerformanceStats:
         index = int(record.at // BUCKET_SECONDS)
         label = f"{record.provider}/{record.model_id}"
         change = after - before
+        watched = _watched_of(path, record.task_type)
         for level in path:
             cell = level.cells.get(label)
             bucket = None if cell is None else cell.buckets.get(index)
             if cell is None or bucket is None or not 0 <= bucket[1] + change <= bucket[0]:
                 continue  # the attempt is no longer in it: it was evicted in between
+            if level in watched:
+                cell.proven_rate()
             for each in (cell.changeable(index), cell.total):
                 each[1] += change
                 each[2] += change * record.latency_ms
+            if level in watched:
+                level.look_again(cell, failed=not after)
             cell.recent = _flip_newest(cell.recent, min(RECENT, int(cell.total[0])), failed=not after)
             level.rows[label] = cell.packed()
 
@@ -187,7 +187,7 @@ class PerformanceStats:
             cell.add(index, sums)
             cell.recent = join_recent(cell.recent, recent, recent_count)
             level.rows[label] = cell.packed()
-            if level.everyone is not None:
+            if level.everyone is not None and tier != EMBEDDINGS:
                 level.everyone.add(index, sums)
 
     def _new_cell(self, level: Level, label: str, tier: str, path: Path) -> Cell:
@@ -253,10 +253,9 @@ class PerformanceStats:
         results: dict[str, TierResults] = {}
         for label, cell in level.cells.items():
             row = level.row(label, first)
-            if row is not None:
-                calls, successes, _, lately, _ = row
-                before = results.get(cell.tier, TierResults(0, 0, 0, 0))
-                results[cell.tier] = before.plus(calls, calls - successes, lately)
+            if row is not None and cell.tier != EMBEDDINGS:
+                calls, failures = results.get(cell.tier, (0.0, 0.0))
+                results[cell.tier] = TierResults(calls + row[0], failures + row[0] - row[1])
         return results
 
     def windows(self, level: Level, first: int) -> Iterator[tuple[str, CellWindow]]:
@@ -278,6 +277,11 @@ class PerformanceStats:
 
 
 _UNSEEN = Level()
+
+
+def _watched_of(path: Path, task_type: str) -> Path:
+    """The levels that a decision about the tier of such a call is made from, and those of its stage."""
+    return path[:2] if task_type else path[1:2]
 
 
 def _flip_newest(bits: int, count: int, *, failed: bool) -> int:

@@ -139,3 +139,20 @@ def test_without_usage_or_a_premium_price_there_is_nothing_to_compare_with():
 def test_savings_count_the_tokens_that_were_used():
     program = Program().saw("a/mid", 1, cost=0, usage=TokenUsage(2_000_000, 0))
     assert stats(program).savings_usd == pytest.approx(8.0)
+
+
+def test_the_evidence_for_leaving_a_tier_is_told_in_words():
+    program = Program().saw("a/mid", 8, 12).saw("a/small", 30, 1).saw("a/mid", 20, 1, stage="fix")
+    failing = (
+        "check: 12 of the last 20 capable calls failed, beyond chance above 10%: at that rate, 1 in 20 runs "
+        "of 10,000 calls at most ever looks so"
+    )
+    assert stats(program).tier_evidence == (failing,)
+    assert stats(program, "review", "check").tier_evidence == (
+        failing,
+        "check: 1 of 31 cheap calls failed, not beyond chance above 10%",
+    )
+    assert stats(program, "review", "fix").tier_evidence == (
+        "fix: 1 of 21 capable calls failed, not beyond chance above 10%",
+    )
+    assert stats(program, "review", "never").tier_evidence == ()

@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test mutants check faults soak docs bench bench-gateway prices lock clean
+.PHONY: help setup demo test mutants check faults soak docs bench bench-gateway bench-routing prices lock clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
@@ -76,6 +76,13 @@ bench: $(LINKED) ## measure calls, decisions, start-up and the ledger, beside pe
 
 bench-gateway: $(LINKED) ## measure the gateway on nginx with wrk, beside peers (installs them: 700 MB)
 	$(BIN)/python benchmarks/gateway.py
+
+# The folder with the public tables; docs/how-to/simulate.md says where they are from.
+DATA ?=
+
+bench-routing: $(LINKED) ## measure the learned policies on the public tables in DATA=DIR; takes most of an hour
+	@test -n "$(DATA)" || { echo "bench-routing: say where the tables are, make bench-routing DATA=DIR; docs/how-to/simulate.md tells how to get them" >&2; exit 2; }
+	$(BIN)/python benchmarks/routing.py --data "$(DATA)"
 
 faults: $(LOCAL) ## print what every kind of fault comes to; run the fault tests at their larger size
 	$(BIN)/python tools/fault_matrix.py

@@ -88,7 +88,12 @@ class ErrorClass(StrEnum):
 
 
 class AttuneError(Exception):
-    """Base of every exception that attune raises on purpose."""
+    """Base of every exception that attune raises on purpose.
+
+    ``call_id`` is that of the call which it ended, by which the ledger knows it; empty before there is one.
+    """
+
+    call_id = ""
 
 
 class InvalidRequestError(AttuneError, ValueError):

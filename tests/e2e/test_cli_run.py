@@ -116,7 +116,7 @@ async def test_json_has_everything_about_the_call_and_an_outcome_can_be_told(pro
 
 async def test_an_unknown_task_is_pointed_out(program: Program) -> None:
     _, _, err = await run(program, "run", "--task", "fixbug", "hello")
-    assert "attune: unknown task 'fixbug': treated as capable" in err.splitlines()
+    assert "attune: unknown task 'fixbug': treated as capable; did you mean 'fix_bug'?" in err.splitlines()
 
 
 async def test_a_failure_is_carried_to_the_next_candidate_and_said(program: Program, tmp_path: Path) -> None:

@@ -311,3 +311,20 @@ async def test_a_defect_is_told_as_such_and_logged_without_a_key(
 )
 def test_loopback_is_what_only_this_machine_reaches(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
+
+
+async def test_a_body_beside_an_upgrade_is_refused_and_never_taken_for_a_request(tmp_path: Path) -> None:
+    inner = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    head = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: Upgrade\r\nupgrade: h2c\r\n"
+        b"content-length: %d\r\n\r\n" % len(inner)
+    )
+    async with gateway(tmp_path) as gate:
+        answer = await gate.raw(head + inner)
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert b"upgrade" in answer
+        assert answer.count(b"HTTP/1.1 ") == 1
+        plain = await gate.raw(
+            b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: Upgrade, close\r\nupgrade: h2c\r\n\r\n"
+        )
+        assert plain.startswith(b"HTTP/1.1 200")

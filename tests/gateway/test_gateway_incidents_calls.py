@@ -8,6 +8,7 @@ import json
 import re
 import sqlite3
 import time
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -17,7 +18,7 @@ from attune.accounts import resource_of
 from support import gateway as support
 from support.gateway import gateway
 from support.stalls import anew_after_a_stall
-from support.upstream import Answer
+from support.upstream import Answer, sse
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,14 +66,15 @@ async def test_a_second_429_does_not_shorten_the_wait_of_the_first(tmp_path: Pat
         assert gate.asked == ["beta", "beta"]
 
 
+@anew_after_a_stall
 async def test_a_wait_of_107_seconds_is_told_and_not_cut_to_what_is_left_of_the_call(tmp_path: Path) -> None:
     async with gateway(tmp_path, extra="[call]\nretries = 3\ndeadline_seconds = 60\n") as gate:
         gate.second.default = Answer(status=429, headers={"retry-after": "107"})
         began = time.monotonic()
         answer = await gate.chat()
-        assert time.monotonic() - began < 40  # and not what is left
+        assert time.monotonic() - began < 5
         assert (answer.status, gate.asked) == (429, ["beta"])
-        assert 60 < int(answer.headers["retry-after"]) <= 108
+        assert 100 <= int(answer.headers["retry-after"]) <= 108
 
 
 async def test_retries_of_the_client_and_of_the_gateway_do_not_multiply(tmp_path: Path) -> None:
@@ -110,17 +112,16 @@ async def test_one_failure_of_one_call_takes_nothing_out_of_rotation(tmp_path: P
 
 
 async def test_hundreds_of_calls_at_once_wait_for_no_place_and_trip_nothing(tmp_path: Path) -> None:
-    """None is answered before so many have arrived as no usual pool lets through."""
-    unlimited = aiohttp.TCPConnector(limit=0)
+    """None is answered before more have arrived than the pool of a client has places, usually 100."""
     async with gateway(tmp_path, extra="[call]\nretries = 0\nconnect_seconds = 60\n") as gate:
-        async with aiohttp.ClientSession(connector=unlimited) as gate.http:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=150)) as gate.http:
             gate.second.default = Answer(held=(all_here := asyncio.Event()))
-            asking = [asyncio.create_task(gate.chat(stream=bool(n % 2))) for n in range(200)]
-            await gate.second.arrived(200)
+            asking = [asyncio.create_task(gate.chat(stream=bool(n % 2))) for n in range(300)]
+            await gate.second.arrived(150)
             all_here.set()
             answers = await asyncio.gather(*asking)
         assert {each.status for each in answers} == {200}
-        assert len({each.headers["x-attune-call-id"] for each in answers}) == len(gate.asked) == 200
+        assert len({each.headers["x-attune-call-id"] for each in answers}) == len(gate.asked) == 300
         assert gate.runtime.domains.quiet
 
 
@@ -167,9 +168,7 @@ async def test_a_model_that_was_named_is_not_replaced_by_another(tmp_path: Path,
 
 
 async def test_overloads_in_the_middle_of_streams_are_counted_as_failures(tmp_path: Path) -> None:
-    overload = (
-        b'event: error\ndata: {"type": "error", "error": {"type": "overloaded_error", "message": ""}}\n\n'
-    )
+    overload = sse({"type": "error", "error": {"type": "overloaded_error", "message": ""}}, "error")
     async with gateway(tmp_path, extra=f"{ONCE}[breaker]\nfailure_threshold = 1000\n") as gate:
         begun = Answer(text="Hello there, friend" * 10, cut_after=700, cut_by="clean")
         for broken in (Answer(body=overload, content_type="text/event-stream"), begun):
@@ -262,8 +261,8 @@ def spent(gate: Gate, name: str) -> int:
 
 
 async def test_a_repeated_attempt_is_billed_once(tmp_path: Path) -> None:
-    keys = {"mine": {"limits": (None, None, 1.0)}}
-    async with gateway(tmp_path, keys=keys, extra="[call]\nretries = 2\n") as gate:
+    extra, keys = "[call]\nretries = 2\n", {"mine": {"limits": (None, None, 1.0)}}
+    async with gateway(tmp_path, keys=keys, extra=extra) as gate:
         for stream in (False, True):
             gate.second.then(Answer(status=500), Answer(status=503), Answer())
             answer = await gate.chat(headers=bearer(gate.secrets["mine"]), stream=stream, max_tokens=50)
@@ -278,11 +277,10 @@ async def test_a_repeated_attempt_is_billed_once(tmp_path: Path) -> None:
 async def test_a_budget_is_not_passed_by_many_calls_at_once(tmp_path: Path) -> None:
     limit = 0.002
     async with gateway(tmp_path, keys={"poor": {"limits": (None, None, limit)}}) as gate:
-        gate.second.default = Answer(head_s=0.05)
         usage = {"prompt_tokens": 12, "completion_tokens": 90, "total_tokens": 102}
         gate.second.default = Answer(usage=usage, head_s=0.05)
-        asked = (gate.chat(headers=bearer(gate.secrets["poor"]), max_tokens=90) for _ in range(40))
-        answers = await asyncio.gather(*asked)
+        poor = bearer(gate.secrets["poor"])
+        answers = await asyncio.gather(*(gate.chat(headers=poor, max_tokens=90) for _ in range(40)))
         assert {each.status for each in answers} == {200, 402}
         await gate.runtime.store.flush()
         assert 0 < gate.runtime.store.totals().cost_nanos == spent(gate, "poor") <= limit * 1e9
@@ -291,10 +289,8 @@ async def test_a_budget_is_not_passed_by_many_calls_at_once(tmp_path: Path) -> N
 async def test_a_client_that_hangs_up_has_not_had_its_tokens_for_nothing(tmp_path: Path) -> None:
     async with gateway(tmp_path, keys={"mine": {"limits": (None, None, 1.0)}}) as gate:
         gate.second.default = Answer(text="Hello there, friend " * 40, stall_after=1200)
-        headers = bearer(gate.secrets["mine"])
-        body = {"model": "beta", "messages": HI, "stream": True, "max_tokens": 500}
-        url = f"{gate.url}/v1/chat/completions"
-        async with gate.http.post(url, json=body, headers=headers) as answer:
+        headers, body = bearer(gate.secrets["mine"]), {"model": "beta", "messages": HI, "stream": True}
+        async with gate.http.post(f"{gate.url}/v1/chat/completions", json=body, headers=headers) as answer:
             call_id = answer.headers["x-attune-call-id"]
             await answer.content.readany()
             answer.close()
@@ -316,20 +312,23 @@ async def test_a_ledger_that_is_locked_is_no_bad_key_and_holds_up_no_answer(tmp_
     async with gateway(tmp_path, keys=keys) as gate:
         headers = bearer(gate.secrets["mine"])
         await gate.chat(headers=headers)
-        await gate.runtime.store.flush()
+        patient = gate.runtime.store._writer.submit(lambda to: to.execute("PRAGMA busy_timeout = 600000"))
+        await asyncio.wrap_future(patient)  # else it gives up after 10 s, and says so to who waits
         other = sqlite3.connect(gate.runtime.config.paths.ledger_file, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         try:
-            async with asyncio.timeout(60):
-                answers = [await gate.chat(headers=headers, stream=bool(n % 2)) for n in range(20)]
+            answers, took = [], []
+            for n in range(20):
+                began = time.monotonic()
+                answers.append(await gate.chat(headers=headers, stream=bool(n % 2)))
+                took.append(time.monotonic() - began)
             assert {each.status for each in answers} == {200}
+            assert median(took) < 0.5  # a machine that stands still now and then does not decide it
             assert (await gate.chat(headers=bearer("attune-" + "x" * 43))).status == 401
-            asked = len(gate.asked)
-            executor = gate.runtime.executor
-            executor.limits = executor.limits._replace(deadline_s=1.0)
+            gate.runtime.executor.limits = gate.runtime.executor.limits._replace(deadline_s=1.0)
             async with asyncio.timeout(60):
                 assert (await gate.chat(headers=bearer(gate.secrets["limited"]))).status == 504
-            assert len(gate.asked) == asked
+            assert len(gate.asked) == 21
         finally:
             other.execute("ROLLBACK")
             other.close()

@@ -186,3 +186,34 @@ async def test_a_failure_of_what_is_relayed_whole_is_an_error_of_the_client(tmp_
         answer = await gate.chat(n=200)
         assert answer.status == 400
         assert answer.json["error"]["code"] == "bad_n"
+
+
+async def test_a_whole_answer_of_the_same_protocol_keeps_what_only_the_protocol_says(tmp_path: Path) -> None:
+    body = {"model": "alpha", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+    async with gateway(tmp_path) as gate:
+        gate.first.then(Answer(text="so", stop_reason="stop_sequence"))
+        answer = await gate.post("/v1/messages", body)
+        assert answer.status == 200
+        assert answer.json["stop_reason"] == "stop_sequence"
+        assert answer.json["content"] == [{"type": "text", "text": "so"}]
+
+
+async def test_a_call_that_failed_names_its_id_in_one_body_too(tmp_path: Path) -> None:
+    async with gateway(tmp_path, extra="[call]\nretries = 0\n") as gate:
+        for upstream in gate.upstreams:
+            upstream.default = Answer(status=500)
+        answer = await gate.chat()
+        assert answer.status >= 500
+        call_id = answer.headers["x-attune-call-id"]
+        assert await gate.attempts(call_id)
+
+
+async def test_after_a_fallback_the_decision_says_who_answered(tmp_path: Path) -> None:
+    extra = "[call]\nretries = 0\n"
+    async with gateway(tmp_path, extra=extra) as gate:
+        gate.second.default = Answer(status=500)
+        answer = await gate.chat(model="attune/cheap")
+        assert answer.status == 200
+        assert answer.headers["x-attune-model"] != "second/beta"
+        assert "second/beta" in answer.headers["x-attune-decision"]
+        assert "answered after 1 failed" in answer.headers["x-attune-decision"]

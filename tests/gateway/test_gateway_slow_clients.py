@@ -47,6 +47,7 @@ async def rest_of(reader: asyncio.StreamReader) -> bytes:
 
 
 @pytest.mark.parametrize("begun", [b"", b"\r\n", b"POST /v1/chat", CHAT + b"x-more: "])
+@anew_after_a_stall
 async def test_a_head_that_does_not_arrive_is_answered_with_408(tmp_path: Path, begun: bytes) -> None:
     async with gateway(tmp_path, extra=HURRY) as gate, connection(gate) as (reader, writer):
         writer.write(begun)

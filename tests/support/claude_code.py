@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-LIMIT_SECONDS = 120
+LIMIT_SECONDS = 300
 
 
 def bundled_program() -> str:

@@ -60,7 +60,7 @@ class Told(NamedTuple):
 
 
 def ask(url: str, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> Told:
-    """POST ``body`` from a thread, on a connection of its own. Raises ``OSError`` after a minute of silence."""
+    """POST ``body`` from a thread, on a connection of its own. Raises ``OSError`` after 60 s of silence."""
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
     try:
         connection.request("POST", path, body, {"content-type": "application/json", **(headers or {})})

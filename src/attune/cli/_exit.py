@@ -47,6 +47,8 @@ class ExitCode(IntEnum):
     CONFIGURATION = 3
     NO_ANSWER = 4
     CREDENTIALS = 5
+    BEYOND_LIMITS = 6
+    UNDECIDED = 7
 
 
 MEANINGS = {
@@ -56,6 +58,8 @@ MEANINGS = {
     ExitCode.CONFIGURATION: "the configuration, the ledger or another of attune's files is wrong",
     ExitCode.NO_ANSWER: "no candidate could answer",
     ExitCode.CREDENTIALS: "no credential could pay: none is there, or it was refused or is out of money",
+    ExitCode.BEYOND_LIMITS: "a policy is proven to be beyond the limits that were given",
+    ExitCode.UNDECIDED: "what is in the ledger does not decide the question",
 }
 
 _CODES: dict[type[AttuneError], ExitCode] = {

@@ -36,6 +36,10 @@ COMMANDS = {
     "breakers": Command("attune.cli.breakers", "show what is tripped, off or cooling down"),
     "keys": Command("attune.cli.keys", "make, list and revoke the keys of the gateway"),
     "outcome": Command("attune.cli.outcome", "say later whether the answer of a call was good"),
+    "policy": Command("attune.cli.policy", "estimate what another policy would have cost on past calls"),
+    "simulate": Command(
+        "attune.cli.simulate", "replay a table of your own under a policy, before trusting it"
+    ),
     "doctor": Command("attune.cli.doctor", "check what works, what does not, and what to do"),
     "up": Command("attune.cli.up", "start the gateway: one address for any client of OpenAI or Anthropic"),
     "demo": Command("attune.cli.demo_command", "see attune at work with the embedded model"),

@@ -59,7 +59,7 @@ def cmd_up(args: argparse.Namespace) -> int:
     port = config.gateway.port if args.port is None else args.port
     if not 1 <= port <= 65_535:
         raise InvalidRequestError(f"--port must be between 1 and 65535, not {port}")
-    Names(config.registry, config.gateway.aliases, config.gateway.rules).check()
+    Names(config.registry, config.gateway.aliases, config.gateway.rules, config.enrolled).check()
     opened = runtime.build(config, on_step=log_step)
     try:
         keys = bool(opened.store.all_keys())  # once there was one, callers need one
@@ -72,7 +72,7 @@ def cmd_up(args: argparse.Namespace) -> int:
             note(notice)
         if args.check:
             _say_ready(config, host, port, keys=keys, as_json=args.json)
-            return ExitCode.OK
+            return ExitCode.OK if config.providers else ExitCode.CREDENTIALS
         listening = listen(host, port)
         log_to_stderr()
         asyncio.run(

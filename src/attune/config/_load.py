@@ -10,7 +10,7 @@ from attune.config._document import Document
 from attune.config._gateway import read_gateway
 from attune.config._models import read_registry
 from attune.config._paths import find_paths
-from attune.config._providers import read_providers
+from attune.config._providers import EMBEDDED, read_providers
 from attune.config.auth_file import load_auth
 from attune.config.settings import BreakerConfig, CallConfig, Config, LedgerConfig, RoutingConfig
 from attune.errors import ConfigError, InvalidRequestError, UnknownNameError
@@ -56,6 +56,8 @@ def load(
     root = _root(paths.config_file, named=named)
     root.check_keys(_TABLES)
     providers, notices = read_providers(root.table("providers"), environ)
+    if len(providers) > 1 and not _names_the_embedded(root.values):
+        providers = [each for each in providers if each.source != EMBEDDED]
     names = {*KNOWN_PROVIDERS, *root.table("providers").values, *ModelRegistry.default().providers}
     registry = read_registry(root, names, {each.name for each in providers if each.protocol == "chat"})
     saved, auth_notices = load_auth(paths.auth_file)
@@ -227,3 +229,14 @@ def _checked(key: str, value: Any, where: str) -> Any:
     """One field's value, if it is of its type and range; thresholds are compared when all are known."""
     wide = {"small_module_threshold": 0, "large_module_threshold": MAX_LINES}
     return AuthStrategy.from_dict({**wide, key: value}, where).to_dict()[key]
+
+
+def _names_the_embedded(value: object) -> bool:
+    """Whether a file speaks of the embedded model, which else stands in only where nobody is enrolled: it is
+    too small to answer in the place of another.
+    """
+    if isinstance(value, dict):
+        return any(key == "local" or _names_the_embedded(each) for key, each in value.items())
+    if isinstance(value, list):
+        return any(map(_names_the_embedded, value))
+    return isinstance(value, str) and (value == "local" or value.startswith("local/"))

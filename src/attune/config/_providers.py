@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from attune.config._document import Table
     from attune.providers.catalogue import KnownProvider
 
-__all__ = ["read_providers"]
+__all__ = ["EMBEDDED", "read_providers"]
+
+EMBEDDED = "installed packages"
+"""The source of the embedded model where no file enrols it."""
 
 _KEYS = ("kind", "base_url", "protocol", "api_key", "api_keys")
 _ALIASES = {"ollama": "openai"}
@@ -51,7 +54,7 @@ def read_providers(table: Table, environ: Mapping[str, str]) -> tuple[list[Provi
 
 def _from_environment(known: KnownProvider, environ: Mapping[str, str]) -> ProviderConfig | None:
     if known.kind == "local":
-        return ProviderConfig(known.name, "local", "", {}, "installed packages") if _local_runs() else None
+        return ProviderConfig(known.name, "local", "", {}, EMBEDDED) if _local_runs() else None
     variable = _conventional(known, environ)
     if variable is None:
         return None

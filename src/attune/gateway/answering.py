@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attune.accounts import AccountError
 from attune.aside import aside
-from attune.errors import AttuneError, InvalidRequestError, ModelUnavailableError
+from attune.errors import AttuneError, InvalidRequestError, ModelUnavailableError, StreamBrokenError
 from attune.gateway.http import LARGE_BODY, ClientGoneError, HTTPError, head, send_answer, send_body
 from attune.models.executor import EventKind
 from attune.models.interruption import Interruptible
@@ -22,14 +22,14 @@ from attune.wire.doors import AnswerHead
 from attune.wire.whole_body import WholeBody
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from attune.accounts import Account, Admission, Gatekeeper, KeyBudget
     from attune.calls_under_way import TrackedStream
     from attune.clock import Clock
     from attune.gateway.http import Request
     from attune.gateway.naming import Names
-    from attune.models.executor import LLMResponse
+    from attune.models.executor import LLMResponse, StreamEvent
     from attune.models.request import LLMRequest, Source
     from attune.runtime import Runtime
     from attune.wire.door_errors import ErrorAnswer
@@ -98,8 +98,6 @@ class Answering:
                 request.departure.tell(lambda: answering.interrupt(ClientGoneError("the client went away")))
                 if prepared.request.stream:
                     return await self._stream(door, prepared, send)
-                if only_here(_source(prepared.request)):
-                    return await self._relay_whole(door, prepared, send)
                 return await self._whole(door, prepared, send)
         finally:
             request.departure.tell(None)
@@ -122,7 +120,8 @@ class Answering:
         context = ExecutionContext.of({**fields, "allow_providers": allowed})
         admission = budget = None
         if account is not None:
-            tokens = asked.estimated_input_tokens() + (asked.max_output_tokens or door.EXPECTED_OUTPUT)
+            output = (asked.max_output_tokens or door.EXPECTED_OUTPUT) * asked.answers
+            tokens = asked.estimated_input_tokens() + output
             admission = await self._gatekeeper.admit(account, tokens)
             budget = self._gatekeeper.budget(account)
         return Prepared(asked, context, admission, budget)
@@ -174,38 +173,38 @@ class Answering:
     # -- the call --------------------------------------------------------------------------------
 
     async def _whole(self, door: Door, prepared: Prepared, send: Callable[[Any], Awaitable[None]]) -> int:
-        try:
-            response = await self._runtime.run(prepared.request, prepared.context, cap=prepared.budget)
-        except AttuneError as error:
-            prepared.unused()
-            return await self._refuse(door, error, send)
-        prepared.used(response)
-        told = AnswerHead(response.call_id, response.model_id, response.provider, int(self._clock.time()))
-        protocol = self._protocol(prepared.request, f"{response.provider}/{response.model_id}")
-        write = partial(door.body, response, prepared.request, told, relays=protocol == door.protocol)
-        body = await aside(write) if _is_large(response) else write()
-        await send_answer(send, 200, body, headers=self._told(prepared, response))
-        return 200
-
-    async def _relay_whole(
-        self, door: Door, prepared: Prepared, send: Callable[[Any], Awaitable[None]]
-    ) -> int:
-        """One body for what only the door's own protocol can ask, and so only its providers answer."""
+        """One body: the provider's own where it speaks the door's protocol, a translation of it elsewhere."""
         events = self._runtime.stream(prepared.request, prepared.context, cap=prepared.budget)
-        body = WholeBody(door.protocol)
         try:
             async with events:
-                async for event in events:
-                    body.feed(event)
+                came = [event async for event in events]
+            response = events.response
+            assert response is not None  # it has ended without an error
+            write = partial(self._body, door, prepared.request, response, came)
+            body = await aside(write) if _is_large(response) else write()
         except AttuneError as error:
             if events.candidate is None:
                 prepared.unused()
             return await self._refuse(door, error, send, call_id=events.call_id)
-        response = events.response
-        assert response is not None  # it has ended without an error
         prepared.used(response)
-        await send_answer(send, 200, body.finish(), headers=self._told(prepared, response))
+        await send_answer(send, 200, body, headers=self._told(prepared, response))
         return 200
+
+    def _body(
+        self, door: Door, request: LLMRequest, response: LLMResponse, came: Sequence[StreamEvent]
+    ) -> bytes:
+        relays = self._protocol(request, f"{response.provider}/{response.model_id}") == door.protocol
+        if relays:
+            whole = WholeBody(door.protocol)
+            try:
+                for event in came:
+                    whole.feed(event)
+                return whole.finish()
+            except StreamBrokenError:
+                if only_here(_source(request)):  # what is asked is in no ``LLMResponse``
+                    raise
+        told = AnswerHead(response.call_id, response.model_id, response.provider, int(self._clock.time()))
+        return door.body(response, request, told, relays=relays)
 
     def _told(self, prepared: Prepared, response: LLMResponse) -> dict[str, str]:
         """What the headers of a whole answer say of it."""
@@ -215,7 +214,11 @@ class Answering:
             **self._left_out(prepared.request, f"{response.provider}/{response.model_id}"),
         }
         if response.decision is not None:
-            headers["x-attune-decision"] = _line(response.decision.reason)
+            failed = len(response.attempts) - 1
+            after = (
+                f"; {response.provider}/{response.model_id} answered after {failed} failed" if failed else ""
+            )
+            headers["x-attune-decision"] = _line(response.decision.reason + after)
         if response.cost_usd is not None:
             headers["x-attune-cost-usd"] = f"{response.cost_usd:.9f}"
         return headers
@@ -325,7 +328,9 @@ class _StreamedAnswer:
         headers = {"x-attune-call-id": self._events.call_id, "cache-control": "no-store"}
         decision, candidate = self._events.decision, self._events.candidate
         if decision is not None:
-            headers["x-attune-decision"] = _line(decision.reason)
+            other = candidate is not None and candidate != decision.candidate
+            after = f"; {candidate} answers, others failed" if other else ""
+            headers["x-attune-decision"] = _line(decision.reason + after)
         if candidate is not None:
             headers["x-attune-model"] = candidate.label
             headers |= self._answering._left_out(self._prepared.request, candidate.label)
@@ -344,7 +349,10 @@ def refusal(
     status = error.status if isinstance(error, AccountError | HTTPError) else None
     answer = door.error(error, now=now, status=status, call_id=call_id, speaks=speaks or {})
     if isinstance(error, HTTPError):
-        return answer._replace(headers={**answer.headers, **error.headers})
+        headers = {**answer.headers, **error.headers}
+        if error.status == 408 or "retry-after" in error.headers:
+            headers.pop("x-should-retry", None)
+        return answer._replace(headers=headers)
     if isinstance(error, AccountError) and error.retry_after is not None:
         return answer._replace(headers={"retry-after": str(max(1, ceil(error.retry_after)))})
     return answer

@@ -63,13 +63,13 @@ class Gateway:
         self._clock = clock
         self._loopback = loopback
         self._bodies = Bodies(max(config.max_bodies_mib, config.max_body_mib) * 1024 * 1024)
-        names = Names(runtime.config.registry, config.aliases, config.rules)
         allowed = runtime.config.routing.allow_providers
         speaks = {
             each.name: each.speaks
             for each in runtime.config.providers
             if allowed is None or each.name in allowed
         }
+        names = Names(runtime.config.registry, config.aliases, config.rules, speaks.keys())
         self._answering = Answering(
             runtime,
             names,

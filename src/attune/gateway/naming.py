@@ -33,11 +33,14 @@ _NONE_EMBEDS = "no enrolled provider has a model that makes them"
 
 
 class Names(NamedTuple):
-    """The names that clients may use. ``aliases`` maps a client's fixed names to any of the others."""
+    """The names that clients may use. ``aliases`` maps a client's fixed names to any of the others; what is
+    proposed instead of a wrong one is of ``enrolled`` providers.
+    """
 
     registry: ModelRegistry
     aliases: Mapping[str, str]
     rules: Sequence[GatewayRule]
+    enrolled: Container[str]
 
     def listed(self, tiers: Container[str] | None = None) -> tuple[str, ...]:
         """Every name that a client may choose, but models and tasks; of tiers only ``tiers``."""
@@ -60,8 +63,9 @@ class Names(NamedTuple):
         try:
             self.registry.find(name)
         except UnknownNameError:
-            labels = [each for model in self.registry.models for each in (model.id, model.label)]
-            raise UnknownNameError("model", one_line(name), [*labels, *self.listed()]) from None
+            models = [each for each in self.registry.models if each.provider in self.enrolled]
+            labels = [each for model in models for each in (model.id, model.label)]
+            raise UnknownNameError("model", one_line(name), [*self.listed(), *labels]) from None
         return {"model": name}
 
     def check_kind(

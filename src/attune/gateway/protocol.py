@@ -22,6 +22,8 @@ MAX_HEAD_BYTES = 64 * 1024
 """The largest head of a request that is read."""
 
 _TOO_LARGE = f"the head of the request is above {MAX_HEAD_BYTES // 1024} KiB; send less"
+_UPGRADE = "a request with a body cannot ask for another protocol (upgrade); send it as HTTP/1.1"
+_BODIES = frozenset({b"content-length", b"transfer-encoding"})
 _TOO_SLOW = "the head of the request did not arrive in time; send it again"
 _TOO_MANY = "the gateway has as many connections as it may; try again, or raise [gateway] max_connections"
 
@@ -121,6 +123,8 @@ class GuardedProtocol(HttpToolsProtocol):
         """The head is complete."""
         self._waiting_bytes = 0
         self._in_head = False
+        if self.parser.should_upgrade() and not _BODIES.isdisjoint(name for name, _ in self.headers):
+            raise HTTPError(400, _UPGRADE)  # the parser would take the body for another request
         _cancel(self._of_head)
         self._of_head = None
         super().on_headers_complete()
@@ -142,9 +146,11 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP, or what ``_count`` has refused."""
-        too_large = self._head_bytes > MAX_HEAD_BYTES
-        self._refuse(431 if too_large else 400, _TOO_LARGE if too_large else msg)
+        """Refuse what is no HTTP, what ``_count`` has refused, or a body beside an upgrade."""
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(431, _TOO_LARGE)
+        else:
+            self._refuse(400, _UPGRADE if self.parser.should_upgrade() else msg)
 
     # -- what goes too far -----------------------------------------------------------------------
 

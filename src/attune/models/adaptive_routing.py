@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from attune.clock import SYSTEM_CLOCK
-from attune.errors import NoCandidateError
+from attune.errors import NoCandidateError, UnknownNameError
 from attune.models.affinity import where_it_stays
 from attune.models.performance import PRIOR_COST_USD, ModelPerformance, quality, wilson_bounds
 from attune.models.registry import ModelRegistry, ModelTier
@@ -171,7 +172,7 @@ class AdaptiveModelRouter:
                 why += ", where the conversation stays"
         if request.input_tokens and tokens_in * UNDERESTIMATED + tokens_out > self._smallest_window:
             scored.sort(key=lambda s: tokens_in * UNDERESTIMATED + tokens_out > s[1].window)
-        notes = () if not task or task in TASK_TIER_MAP else (f"unknown task {task!r}: treated as capable",)
+        notes = () if not task or task in TASK_TIER_MAP else (_unknown(task),)
         return RouteDecision(request, base, tier, why, scored, [*unsuitable, *dropped], notes)
 
     def _judge(
@@ -350,3 +351,11 @@ def _nothing_fits(dropped: Sequence[Drop]) -> NoCandidateError:
         lacks=reason,
         drops=[(dropped_option.candidate.key, why) for dropped_option, why, _ in dropped],
     )
+
+
+@lru_cache(maxsize=256)
+def _unknown(task: str) -> str:
+    """The remark about a task that is not known; it may well be the caller's own."""
+    nearest = UnknownNameError("task", task, TASK_TIER_MAP).nearest
+    hint = "" if nearest is None else f"; did you mean {nearest!r}?"
+    return f"unknown task {task!r}: treated as capable{hint}"

@@ -160,7 +160,7 @@ class AttemptRunner:
             message = f"the price of {model.label} is unknown, so it cannot be held to the spend cap"
             raise BudgetExhaustedError("price", f"{message}; give it prices (0 if it is free)")
         output = request.max_output_tokens or min(model.max_output_tokens, RESERVED_OUTPUT_TOKENS)
-        predicted = TokenUsage(request.estimated_input_tokens(), output)
+        predicted = TokenUsage(request.estimated_input_tokens(), output * request.answers)
         nanos = cost_nanos(predicted, model.prices, self.clock.time())
         try:
             async with asyncio.timeout(budget.total_s):

@@ -101,7 +101,8 @@ class CallStream:
     async def break_off(self, reason: AttuneError) -> None:
         """End the call now; another task that reads it gets ``reason``."""
         self._closed = self._over = True
-        self._ready.clear()
+        if self.response is None:
+            self._ready.clear()
         self._interrupted |= self._reader not in {None, asyncio.current_task()}
         if not self._reading.is_ours:
             self._reading.interrupt(reason)  # wherever it waits: for the head, in a pause, for an event

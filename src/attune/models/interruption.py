@@ -33,10 +33,12 @@ class Interruptible:
     @property
     def is_ours(self) -> bool:
         """Whether the running task is in there, and nobody else."""
-        return self._task is not None and self._task is asyncio.current_task()
+        return self._task is not None and self._task is _current_task()
 
     def interrupt(self, reason: Exception) -> None:
-        """Raise ``reason`` in there, if a task is; only once."""
+        """Raise ``reason`` in there, if a task is; only once. In that very task it is raised at once."""
+        if self.is_ours:
+            raise reason
         if self._task is not None and self._reason is None:
             self._reason = reason
             self._task.cancel()
@@ -68,6 +70,14 @@ class Interruptible:
         ours = task.uncancel() <= self._cancelled_before
         if ours and isinstance(error, asyncio.CancelledError):
             raise reason from None
+
+
+def _current_task() -> asyncio.Task[object] | None:
+    """The running task; ``None`` in a callback of the loop, or without a loop."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
 
 
 class TimeLimit(Interruptible):

@@ -23,13 +23,17 @@ _HOPELESS = frozenset({ErrorClass.CALLER, ErrorClass.REFUSAL})
 """What another attempt at the same request would come to as well."""
 
 
+_ALIVE = (b":", b"event: ping")
+"""How an event begins that says nothing but that the answer is still being made."""
+
+
 async def first_events(attempt: Attempt) -> Beginning:
     """Read an attempt up to its first content."""
     events: list[StreamEvent] = []
     try:
         async for event in attempt:
-            if event.kind is EventKind.PING and events[-1:] == [event]:
-                continue  # there may be any number of them; one may also hold what a client must see
+            if event.kind is EventKind.PING and event.raw.startswith(_ALIVE) and events[-1:] == [event]:
+                continue  # there may be any number of them; any other may hold what a client must see
             events.append(event)
             if event.kind is EventKind.CONTENT or event.kind is EventKind.TERMINAL:
                 break

@@ -236,6 +236,12 @@ class LLMRequest:
                     return part.provider
         return ""
 
+    @property
+    def answers(self) -> int:
+        """How many answers are asked for: one, but for a client of Chat Completions that says ``n``."""
+        given = b"1" if self.source is None else bytes(self.source.fields.get("n", b"1"))
+        return int(given) if given.isdigit() and len(given) < 4 else 1
+
     def estimated_input_tokens(self) -> int:
         """A rough size of the prompt in tokens: bytes of UTF-8 / 4, and a flat figure per image."""
         known: int | None = vars(self).get("_estimated")  # it is asked for several times a call

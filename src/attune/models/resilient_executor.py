@@ -10,7 +10,7 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING
 
-from attune.errors import NoCandidateError, ProviderError
+from attune.errors import AttuneError, NoCandidateError, ProviderError
 from attune.models.budget import CallLimits, RetryBucket
 from attune.models.call import Call
 from attune.models.call_stream import CallStream
@@ -97,6 +97,9 @@ class ResilientExecutor:
                 else:
                     if call.answered(attempt):
                         return await call.response(attempt)
+        except AttuneError as error:
+            error.call_id = call.id
+            raise
         finally:
             await call.aclose()
 

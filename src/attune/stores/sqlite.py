@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from attune.models.state import Fact, KeyRecord, OutcomeTarget
     from attune.models.telemetry import DecisionRecord, LLMCallRecord, Outcome
+    from attune.stores._chains import CallChain
     from attune.stores._writer import Writer
 
 __all__ = ["RETENTION_DAYS", "SqliteReader", "SqliteStore"]
@@ -103,6 +104,13 @@ class SqliteReader:
         with self._reading() as connection:
             rows = connection.execute(f"{_SELECT_ROLLUPS}{chosen}ORDER BY bucket", values)
             yield from map(RollupRow._make, rows)
+
+    def chains(self, since: float, until: float) -> Iterator[CallChain]:
+        """The calls decided in ``since <= at < until`` (UTC epoch seconds), read as they are asked for."""
+        from attune.stores._chains import read_chains
+
+        with self._reading() as connection:
+            yield from read_chains(connection, since, until)
 
     def facts(self) -> list[Fact]:
         """All facts that still hold now, those cleared within the last hour, and breaker trips that

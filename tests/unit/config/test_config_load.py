@@ -111,6 +111,24 @@ def test_the_embedded_model_is_enrolled_when_its_packages_are_there(configured, 
     assert configured().enrolled == {"local": ("none",)}
 
 
+@pytest.mark.parametrize(
+    ("text", "enrolled"),
+    [
+        ("", {"openai"}),
+        (MINE, {"openai", "mine"}),
+        ("[routing]\nlocal_only = true", {"openai"}),
+        ("[providers.local]", {"openai", "local"}),
+        ('[routing]\nallow_providers = ["openai", "local"]', {"openai", "local"}),
+        ('[gateway.aliases]\ntiny = "local/smollm2-135m-instruct"', {"openai", "local"}),
+    ],
+)
+def test_beside_another_provider_the_embedded_model_answers_only_if_the_file_names_it(
+    configured, monkeypatch, text, enrolled
+):
+    monkeypatch.setattr(local_server, "missing_packages", tuple)
+    assert set(configured(text, OPENAI_API_KEY=CANARY).enrolled) == enrolled
+
+
 # -- where things are ---------------------------------------------------------------------------------
 
 

@@ -99,7 +99,7 @@ def test_the_record_holds_the_whole_decision():
         decision.ranked,
         decision.dropped,
     )
-    assert record.notes == ("unknown task 'fix_it': treated as capable",)
+    assert record.notes == ("unknown task 'fix_it': treated as capable; did you mean 'fix_bug'?",)
     assert dict(record.features) == {
         "input_tokens": "100",
         "max_output_tokens": "50",

@@ -74,7 +74,13 @@ def _way_to_enrol(provider: str) -> str:
     if known is not None and known.key_variables:
         return f"set {known.key_variables[0]}"
     if known is not None and known.kind == "local":
-        return "install the embedded model (`attune doctor` says how)"
+        from attune.providers.local_server import missing_packages
+
+        if missing_packages():
+            return "install the embedded model (`attune doctor` says how)"
+        return (
+            "add [providers.local] to the configuration: beside others it answers only if the file names it"
+        )
     return f"add [providers.{provider}] to the configuration, or set the key that it names"
 
 

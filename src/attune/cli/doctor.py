@@ -76,9 +76,11 @@ def cmd_doctor(args: argparse.Namespace) -> int:
 def _checks(config_file: str | None) -> Iterator[Check]:
     from attune.config import load
 
+    config: Config | None
     try:
         config = load(config_file)
     except ConfigError as error:
+        config = None
         yield Check("configuration", State.FAIL, str(error), exit_code(error))
     else:
         yield from _configuration(config)
@@ -91,7 +93,7 @@ def _checks(config_file: str | None) -> Iterator[Check]:
             Check("breakers", State.NOTE, f"{fact.key}: {fact.detail}, until {utc(fact.until)}")
             for fact in off
         )
-    yield _local()
+    yield _local(config)
     yield Check("claude", State.OK, find_claude_login().summary)
     yield _clock(time.time())
 
@@ -169,12 +171,15 @@ def _payer(config: Config, off: list[Fact]) -> Check:
     return Check("payment", State.OK, f"{payer} would pay for capable work")
 
 
-def _local() -> Check:
+def _local(config: Config | None) -> Check:
     from attune.providers.local_server import missing_packages
 
     if missing := missing_packages():
         return Check("embedded model", State.NOTE, f"not installed; to have it: {' && '.join(missing)}")
-    return Check("embedded model", State.OK, "installed")
+    if config is None or any(each.kind == "local" for each in config.providers):
+        return Check("embedded model", State.OK, "installed")
+    detail = "installed; beside other providers it answers only if the file names it ([providers.local])"
+    return Check("embedded model", State.OK, detail)
 
 
 def _clock(now: float) -> Check:

@@ -83,11 +83,19 @@ def test_a_local_model_that_is_not_installed_ends_with_5_and_the_way_to_it(attun
     assert "install the embedded model (`attune doctor` says how)" in attune.err
 
 
+def test_an_embedded_model_that_is_installed_beside_others_has_to_be_named_in_the_file(attune, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "canary-not-a-secret")
+    monkeypatch.setattr("attune.providers.local_server.missing_packages", tuple)
+    assert attune("route", "--model", "smollm2-135m-instruct") == (5, "")
+    assert "add [providers.local] to the configuration" in attune.err
+
+
 def test_route_points_out_a_task_that_it_does_not_know_and_hides_no_name_in_a_pipe(attune, monkeypatch):
     monkeypatch.setattr("attune.providers.local_server.missing_packages", tuple)
     code, out = attune("route", "--task", "fixbug")
     assert code == 0
-    assert "note: unknown task 'fixbug': treated as capable" in out.splitlines()
+    said = "note: unknown task 'fixbug': treated as capable; did you mean 'fix_bug'?"
+    assert said in out.splitlines()
     assert "1  local/smollm2-135m-instruct (no key needed)  cheap  score " in out
 
 

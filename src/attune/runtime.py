@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from attune.clock import Clock
     from attune.config import Config
-    from attune.models.executor import LLMResponse, Provider
+    from attune.models.executor import LLMResponse, Provider, StreamEvent
     from attune.models.route_decision import RouteDecision
     from attune.models.spending import Cap
     from attune.models.telemetry import LLMCallRecord
@@ -139,17 +139,18 @@ class Runtime:
         context: ExecutionContext | None = None,
         *,
         cap: Cap | None = None,
+        events: list[StreamEvent] | None = None,
         **fields: Any,
     ) -> LLMResponse:
         """Answer a prompt or a whole request.
 
         What the call is for and may cost is given as an ``ExecutionContext``, or by its fields:
-        ``await ai.run("...", task_type="summarize", max_cost=0.01)``. Raises as
-        ``ResilientExecutor.run`` does.
+        ``await ai.run("...", task_type="summarize", max_cost=0.01)``. ``cap``, ``events`` and what is raised
+        are those of ``ResilientExecutor.run``.
         """
         request, context = _request(prompt), _context(context, fields)
         with self._calls.step():
-            return await self.executor.run(request, context, cap=cap)
+            return await self.executor.run(request, context, cap=cap, events=events)
 
     def stream(
         self,

@@ -246,3 +246,17 @@ async def test_a_model_that_the_provider_does_not_have_is_404(tmp_path: Path) ->
         answer = await gate.chat()
         assert answer.status == 404
         assert answer.json["error"]["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize("model", ["attune/cheap", "auto"])
+async def test_a_whole_answer_that_breaks_half_way_is_made_by_another_candidate(
+    tmp_path: Path, model: str
+) -> None:
+    async with gateway(tmp_path, extra="[call]\nretries = 0\n") as gate:
+        chosen = gate.second if model == "attune/cheap" else gate.first
+        chosen.default = Answer(text="a few words that are never finished", cut_after=800)
+        answer = await gate.chat(model=model)
+        assert answer.status == 200
+        assert answer.json["choices"][0]["message"]["content"] == "Hello there, friend"
+        first, *_, last = await gate.attempts(answer.headers["x-attune-call-id"])
+        assert (first.error_class, last.success) == ("mid_stream", True)

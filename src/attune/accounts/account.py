@@ -59,11 +59,6 @@ class Account:
         return self._record.scopes.providers
 
     @property
-    def allows_realtime(self) -> bool:
-        """Whether the caller may say that its task is a realtime one, for which no cost limit counts."""
-        return self._record.scopes.realtime
-
-    @property
     def allows_every_model(self) -> bool:
         """Whether the key is limited in none of models, tiers and providers."""
         scopes = self._record.scopes

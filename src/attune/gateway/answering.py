@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from functools import partial
 from math import ceil
@@ -39,8 +38,6 @@ __all__ = ["Answering"]
 
 PING_SECONDS = 10.0
 """After so long without content a streaming client is told that all is well, and again each time."""
-
-_log = logging.getLogger("attune.gateway")
 
 
 class Prepared(NamedTuple):
@@ -174,19 +171,20 @@ class Answering:
 
     async def _whole(self, door: Door, prepared: Prepared, send: Callable[[Any], Awaitable[None]]) -> int:
         """One body: the provider's own where it speaks the door's protocol, a translation of it elsewhere."""
-        events = self._runtime.stream(prepared.request, prepared.context, cap=prepared.budget)
+        came: list[StreamEvent] = []
         try:
-            async with events:
-                came = [event async for event in events]
-            response = events.response
-            assert response is not None  # it has ended without an error
-            write = partial(self._body, door, prepared.request, response, came)
-            body = await aside(write) if _is_large(response) else write()
+            response = await self._runtime.run(
+                prepared.request, prepared.context, cap=prepared.budget, events=came
+            )
         except AttuneError as error:
-            if events.candidate is None:
-                prepared.unused()
-            return await self._refuse(door, error, send, call_id=events.call_id)
+            prepared.unused()
+            return await self._refuse(door, error, send, call_id=error.call_id)
         prepared.used(response)
+        write = partial(self._body, door, prepared.request, response, came)
+        try:
+            body = await aside(write) if _is_large(response) else write()
+        except StreamBrokenError as error:
+            return await self._refuse(door, error, send, call_id=response.call_id)
         await send_answer(send, 200, body, headers=self._told(prepared, response))
         return 200
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from attune.models.adaptive_routing import AdaptiveModelRouter
     from attune.models.attempt import AttemptRunner
-    from attune.models.executor import LLMResponse
+    from attune.models.executor import LLMResponse, StreamEvent
     from attune.models.request import LLMRequest, RouteRequest
     from attune.models.route_decision import RouteDecision
     from attune.models.spending import Cap
@@ -73,11 +73,17 @@ class ResilientExecutor:
         self._buckets: dict[str, RetryBucket] = {}
 
     async def run(
-        self, request: LLMRequest, context: ExecutionContext | None = None, *, cap: Cap | None = None
+        self,
+        request: LLMRequest,
+        context: ExecutionContext | None = None,
+        *,
+        cap: Cap | None = None,
+        events: list[StreamEvent] | None = None,
     ) -> LLMResponse:
         """Answer the request; nothing of a failed attempt is ever part of the answer.
 
-        ``cap`` holds the dollars of this call, beside the runner's spend cap.
+        ``cap`` holds the dollars of this call, beside the runner's spend cap. ``events`` is given the events
+        of the answer, as the provider sent them.
 
         The answer is streamed from the provider all the same, so that one that hangs is told from one that
         is long.
@@ -88,14 +94,17 @@ class ResilientExecutor:
         call = Call(self, request.streaming(), ExecutionContext() if context is None else context, cap)
         try:
             while True:
-                attempt, _ = await call.begin()
+                attempt, came = await call.begin()
                 try:
-                    async for _ in attempt:
-                        pass
+                    async for event in attempt:
+                        if events is not None:
+                            came.append(event)
                 except ProviderError as error:
                     call.failed(attempt, error)
                 else:
                     if call.answered(attempt):
+                        if events is not None:
+                            events += came
                         return await call.response(attempt)
         except AttuneError as error:
             error.call_id = call.id

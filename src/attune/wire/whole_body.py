@@ -1,7 +1,7 @@
 """One JSON body from a stream of the same protocol, with everything that was in the stream.
 
-``Door.body`` writes what an ``LLMResponse`` holds: text, reasoning, tool calls. Where a request asks for what
-only its own protocol can say (``carrying.only_here``), the answer may hold more, and is put together here.
+``Door.body`` writes what an ``LLMResponse`` holds: text, reasoning, tool calls. The answer of a provider that
+speaks the client's protocol may hold more, and is put together here.
 """
 
 from __future__ import annotations

@@ -20,7 +20,6 @@ def test_a_key_without_scopes_allows_every_model_and_every_route_of_callers():
 
 def test_a_key_without_scopes_allows_no_realtime_task_and_nothing_outside_of_v1():
     account = an_account()
-    assert not account.allows_realtime
     assert not account.allows_route("/metrics")
     assert not account.allows_route("/v1evil")
     with pytest.raises(ScopeError, match=r"'ci' may not ask for a realtime task; it may ask for every other"):

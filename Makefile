@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test mutants check faults soak docs bench bench-gateway bench-routing prices lock clean
+.PHONY: help setup demo test mutants check faults soak docs bench bench-gateway bench-routing bench-credentials prices lock clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
@@ -83,6 +83,9 @@ DATA ?=
 bench-routing: $(LINKED) ## measure the learned policies on the public tables in DATA=DIR; takes most of an hour
 	@test -n "$(DATA)" || { echo "bench-routing: say where the tables are, make bench-routing DATA=DIR; docs/how-to/simulate.md tells how to get them" >&2; exit 2; }
 	$(BIN)/python benchmarks/routing.py --data "$(DATA)"
+
+bench-credentials: $(LINKED) ## simulate a month of three kinds of user: what each way to choose who pays comes to
+	$(BIN)/python benchmarks/credentials.py
 
 faults: $(LOCAL) ## print what every kind of fault comes to; run the fault tests at their larger size
 	$(BIN)/python tools/fault_matrix.py

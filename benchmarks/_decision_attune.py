@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import sys
+from dataclasses import replace
 
 import _rounds
 
 from attune.models.adaptive_routing import AdaptiveModelRouter
 from attune.models.registry import ModelRegistry
-from attune.models.request import RouteRequest
-from attune.models.telemetry import CostStatus, LLMCallRecord, TokenUsage
+from attune.models.route_request import RouteRequest
+from attune.models.telemetry import CostStatus, Decided, LLMCallRecord, Outcome, TokenUsage
 from attune.testing import FakeClock
 
 WEEK_SECONDS = 7 * 86_400
@@ -27,18 +28,21 @@ def registry() -> ModelRegistry:
 class Router:
     """A router that has seen ``history`` records, spread evenly over the window."""
 
-    def __init__(self, history: int, *, with_record: bool = False) -> None:
+    def __init__(self, history: int, *, with_record: bool = False, policy: str = "best") -> None:
         self.history = history
         self.with_record = with_record
         self.what = "decide, with the ledger's record of it" if with_record else "decide"
         self.models = registry().models
         self.clock = FakeClock()
-        self.router = AdaptiveModelRouter(registry(), clock=self.clock)
+        self.router = AdaptiveModelRouter(registry(), clock=self.clock, policy=policy)
         self.chance = random.Random(7)
         now = self.clock.time()
         for n in range(history):
             age = WEEK_SECONDS * 0.9 * (1 - n / history)
-            self.router.observe(self.record(n, now - age))
+            self.see(n, self.record(n, now - age))
+
+    def see(self, n: int, record: LLMCallRecord) -> None:
+        self.router.observe(record)
 
     def record(self, n: int, at: float) -> LLMCallRecord:
         """An attempt of stage ``n % STAGES`` at a random model; one in twenty fails."""
@@ -77,6 +81,35 @@ class Router:
         return self.router.observe(self.next_record)
 
 
+class Judged(Router):
+    """A router that draws, and was told what one answer in ten was worth."""
+
+    def __init__(self, history: int, policy: str, prompt: str = "") -> None:
+        self.prompt, self.drawn_by = prompt, policy
+        super().__init__(history, policy=policy)
+        self.what = f"decide by {policy}, judged{', with a prompt' if prompt else ''}"
+
+    def see(self, n: int, record: LLMCallRecord) -> None:
+        super().see(n, record)
+        if n % 10 == 0:
+            outcome = Outcome(record.call_id, record.at, self.chance.random() < 0.9)
+            decided = Decided(f"{self.drawn_by}/1", self.models[0].label)
+            self.router.correct(record, previous=None, outcome=outcome, decided=decided)
+
+    def prepare(self, call: int) -> None:
+        super().prepare(call)
+        self.next_request = replace(self.next_request, prompt=self.prompt)
+
+
+PROMPT = "How many primes lie below 100? Give the number alone. " * 12
+
 if __name__ == "__main__":
     sizes = [int(size) for size in sys.argv[1:]]
-    _rounds.run([*(Router(size) for size in sizes), Router(sizes[0], with_record=True)])
+    _rounds.run(
+        [
+            *(Router(size) for size in sizes),
+            Router(sizes[0], with_record=True),
+            *(Judged(sizes[-1], policy) for policy in ("guarded", "thompson")),
+            Judged(sizes[-1], "guarded", PROMPT),
+        ]
+    )

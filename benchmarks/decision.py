@@ -26,9 +26,12 @@ PEER_SIZES = (10**3, 10**4)
 LIMIT_SECONDS = 600
 
 DECIDE_US = 20.0
+JUDGED_US = 40.0
+PROMPTED_US = 150.0
 PAIR_US = 60.0
 GROWTH = 1.2
-"""Targets: p50 of a decision, p50 of the pair, and p50 at the largest history over that at the smallest."""
+"""Targets: p50 of a decision, by a policy that draws, and with a prompt;
+p50 of the pair, and p50 at the largest history over that at the smallest."""
 
 
 def measure(python: Path, worker: str, sizes: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -64,6 +67,7 @@ def targets(rows: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
     """(what, figure, target) for attune's own rows; the worst history counts."""
     own = [row for row in rows if row["of"] == "attune" and row["what"] == "decide"]
     smallest, largest = own[0], own[-1]
+    judged = [row for row in rows if row["of"] == "attune" and "judged" in row["what"]]
     return [
         ("p50 of decide, us", max(row["decide"]["p50_us"] for row in own), DECIDE_US),
         ("p50 of decide + observe, us", max(row["pair"]["p50_us"] for row in own), PAIR_US),
@@ -71,6 +75,14 @@ def targets(rows: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
             f"p50 of decide at {largest['history']:,} over {smallest['history']:,} records",
             largest["decide"]["p50_us"] / smallest["decide"]["p50_us"],
             GROWTH,
+        ),
+        *(
+            (
+                f"p50 of {row['what']}, us",
+                row["decide"]["p50_us"],
+                PROMPTED_US if "prompt" in row["what"] else JUDGED_US,
+            )
+            for row in judged
         ),
     ]
 

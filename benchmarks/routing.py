@@ -1,7 +1,8 @@
 """Whether routing learns: rewards, spend, regret and harm on tables of others, beside their targets.
 
-Every policy starts cold and sees bandit feedback only. ``--data`` names the folder with ``paretobandit/`` and
-``routellm/``. Each figure is a mean over ``--seeds`` shuffled orders (harm: ``--runs``).
+Every policy starts cold and sees bandit feedback only; the part ``offline`` learns from labelled rows and is
+judged on others. ``--data`` names the folder with ``paretobandit/`` and ``routellm/``. Each figure is a mean
+over ``--seeds`` shuffled orders (harm: ``--runs``).
 
 Usage: ``python benchmarks/routing.py --data DIR [--seeds 20] [--runs 200] [--only NAME ...] [--json]``.
 """
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import _routing_offline as by_labels
 import _routing_tables as tables
 import _table
 
@@ -44,7 +46,7 @@ CEILINGS = (2.93e-5, 8.3e-5, 2.3e-4, 6.5e-4, 1.7e-3, 4.7e-3, 1.1e-2)
 WITH_KEY = (None, 0.818, 0.870, 0.918, 0.923, 0.926, 0.930)
 LATE_ABOVE_HULL = (-0.003, 0.015, 0.025, -0.003, -0.003, 0.002, 0.002)
 WITHOUT_KEY = (None, 0.809, 0.860, 0.910, 0.919, 0.920, 0.925)
-SHARES = (0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95)
+LABELS, FOLDS = 1500, 5
 PHASE = 600
 BEFORE, LASTS = 800, 800
 """Calls before a silent change and while it lasts."""
@@ -119,24 +121,46 @@ def regret(data: Path, seeds: int) -> list[Figure]:
     ]
 
 
-def routellm(data: Path, seeds: int, name: str, target: float) -> list[Figure]:
-    """APGR online: MMLU with the subject, GSM8K with the prompt's features alone."""
-    rows = tables.routellm(data, name, prompts=name == "gsm8k")
+def routellm(data: Path, seeds: int, name: str, target: float, *, prompts: bool) -> list[Figure]:
+    """APGR online: MMLU by the subject, GSM8K without a key; with the prompts or not."""
+    rows = tables.routellm(data, name, prompts=prompts)
     singles = single_models(rows)
     weak, strong = singles["weak"][0], singles["strong"][0]
     gains, over = [], []
-    for share in SHARES:
+    for share in by_labels.SHARES:
         found = budgeted(rows, share, seeds, Yardstick(tables.ROUTELLM_MODELS, tables.ROUTELLM_RANKS))
         gains.append((found.whole.reward.mean - weak) / (strong - weak))
         over.append(found.whole.cost.mean - share)
     return [
-        Figure(f"APGR of {name}, online", statistics.fmean(gains), target),
+        Figure(
+            f"APGR of {name}, online{', with prompts' if prompts else ''}", statistics.fmean(gains), target
+        ),
         Figure(
             "  strong calls above nominal, at most",
             max(over),
             0.001 if name == "mmlu" else None,
             at_most=True,
         ),
+    ]
+
+
+def offline(data: Path, seeds: int) -> list[Figure]:
+    """APGR on rows that were not learned from, by the key (MMLU) and the prompt's features."""
+    mmlu = tables.routellm(data, "mmlu", prompts=True)
+    gsm8k = tables.routellm(data, "gsm8k", prompts=True)
+    found = {
+        (f"MMLU with {LABELS:,} labels", 0.645): [
+            by_labels.of_labels(mmlu, LABELS, seed) for seed in range(seeds)
+        ],
+        (f"GSM8K, {FOLDS}-fold", 0.64): [by_labels.of_folds(gsm8k, FOLDS, seed) for seed in range(seeds)],
+    }
+    return [
+        figure
+        for (name, target), each in found.items()
+        for figure in (
+            Figure(f"APGR of {name}, offline", statistics.fmean(each), target),
+            Figure(f"  worst draw of {name}", min(each)),
+        )
     ]
 
 
@@ -326,8 +350,10 @@ def main() -> None:
         "price": lambda: price_change(data, seeds),
         "degradation": lambda: degradation(data, seeds),
         "newcomer": lambda: newcomer(data, seeds),
-        "gsm8k": lambda: routellm(data, seeds, "gsm8k", 0.56),
-        "mmlu": lambda: routellm(data, seeds, "mmlu", 0.625),
+        "gsm8k": lambda: routellm(data, seeds, "gsm8k", 0.56, prompts=True),
+        "mmlu": lambda: routellm(data, seeds, "mmlu", 0.625, prompts=False),
+        "mmlu-with-prompts": lambda: routellm(data, seeds, "mmlu", 0.625, prompts=True),
+        "offline": lambda: offline(data, seeds),
         "harm": lambda: harm(data, args.runs),
         "speed": speed,
     }

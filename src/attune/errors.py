@@ -305,6 +305,8 @@ class AllProvidersFailedError(AttuneError):
     ``attempts`` are the errors in the order in which they happened (``ProviderError`` for
     attempts that were made, ``CircuitOpenError`` for those refused); ``retry_at`` is the soonest
     time at which a candidate may be tried, UTC epoch seconds; ``None`` if one may be at once, or none ever.
+    ``retry_after`` are the seconds until then from the raise: given, the message tells them behind
+    ``sentence``, which is without a time.
     """
 
     def __init__(
@@ -313,7 +315,10 @@ class AllProvidersFailedError(AttuneError):
         *,
         attempts: Sequence[AttuneError] = (),
         retry_at: float | None = None,
+        retry_after: float | None = None,
     ) -> None:
         self.attempts = tuple(attempts)
         self.retry_at = retry_at
-        super().__init__(message)
+        self.retry_after = retry_after
+        self.sentence = message
+        super().__init__(message if retry_after is None else f"{message}; try again in {retry_after:.1f} s")

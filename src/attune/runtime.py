@@ -16,6 +16,7 @@ import logging
 import os
 import threading
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from attune.background import BackgroundLoop, in_a_loop, wait_for
@@ -23,13 +24,18 @@ from attune.calls_under_way import CallsUnderWay, TrackedStream
 from attune.clock import SYSTEM_CLOCK
 from attune.errors import InvalidRequestError, StoreError, UnknownNameError
 from attune.models.adaptive_routing import AdaptiveModelRouter
-from attune.models.attempt import AttemptRunner
+from attune.models.attempt_runner import AttemptRunner
 from attune.models.call import Call
 from attune.models.failure_domains import BreakerLimits, FailureDomains
 from attune.models.fallback import FallbackPolicy
-from attune.models.request import ExecutionContext, LLMRequest, RouteRequest
+from attune.models.policies import Allowance
+from attune.models.policies.budget import RECENT_CALLS
+from attune.models.policy_names import VERSIONS
+from attune.models.quota import fact_of
+from attune.models.request import ExecutionContext, LLMRequest
 from attune.models.resilient_executor import ResilientExecutor
 from attune.models.retry import RetryPolicy
+from attune.models.route_request import RouteRequest
 from attune.models.spending import SpendCap
 from attune.models.telemetry import Outcome
 from attune.providers.catalogue import build_provider
@@ -39,14 +45,17 @@ from attune.stores.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+    from random import Random
     from types import TracebackType
 
     from attune.clock import Clock
     from attune.config import Config
     from attune.models.executor import LLMResponse, Provider, StreamEvent
+    from attune.models.quota import QuotaWindow
     from attune.models.route_decision import RouteDecision
     from attune.models.spending import Cap
-    from attune.models.telemetry import LLMCallRecord
+    from attune.models.telemetry import Decided, DecisionRecord, LLMCallRecord
+    from attune.models.validation import Validate
 
 __all__ = ["Runtime", "build", "open"]
 
@@ -54,6 +63,9 @@ _log = logging.getLogger("attune.runtime")
 
 SYNC_SECONDS = 1.0
 """How often a running process reads what others found out about breakers and credentials."""
+
+HEARD_EVERY = 30
+"""Rounds after which a process that has nothing to tell reads what policies learned elsewhere."""
 
 SETTLE_SECONDS = 5.0
 """How long closing waits for what is under way in another thread, which may be stuck."""
@@ -70,7 +82,8 @@ class Runtime:
     Async at the core: ``async with attune.open() as ai: await ai.run(...)``. For scripts,
     ``with attune.open() as ai: ai.ask(...)``, from any number of threads. ``notices`` are lines that
     a surface should show. ``on_step`` may be set to a function that gets a line for people whenever
-    an attempt fails, ``on_attempt`` to one that gets the record of every attempt.
+    an attempt fails, ``on_attempt`` to one that gets the record of every attempt, ``on_decision`` to one that
+    gets that of every decision.
     """
 
     def __init__(
@@ -83,6 +96,7 @@ class Runtime:
         fingerprints: Mapping[str, str] | None = None,
         fallback: FallbackPolicy | None = None,
         on_step: Callable[[str], None] | None = None,
+        rng: Random | None = None,
     ) -> None:
         self.config = config
         self.store = store
@@ -102,10 +116,18 @@ class Runtime:
             window_days=config.routing.window_days,
             allow_providers=allowed,
             local_only=config.routing.local_only,
+            policy=config.routing.policy,
+            explore=config.routing.explore,
+            margin=config.routing.margin,
+            budget=_allowance(config),
+            rng=rng,
         )
         stats = self.router.stats
         with collection_paused():
             self.router.restore(store.rollups(stats.first_bucket(clock.time()), max_cells=stats.max_cells))
+        self.router.steering.hear(store.policy_sums(VERSIONS["guarded"]))
+        if config.routing.budget_usd is not None:
+            self.router.steering.recall(store.recent_decisions(RECENT_CALLS))
         self.domains.learn(store.facts())
         runner = AttemptRunner(
             providers, domains=self.domains, clock=clock, record=self._recorded, spend_cap=self._spend_cap()
@@ -117,14 +139,18 @@ class Runtime:
             retry=RetryPolicy(max_repeats=config.call.retries),
             limits=config.call.limits,
             hedge=config.call.hedge,
-            record_decision=store.append_decision,
+            record_decision=self._decided,
+            record_outcome=self._judged,
             durable=store.flush if config.ledger.durability == "call" else None,
             on_step=on_step,
         )
         if self.executor.hedge is not None:
             self.executor.first_content_times.learn_records(reversed(store.recent_attempts(LEARNED_ATTEMPTS)))
         self.on_attempt: Callable[[LLMCallRecord], None] | None = None
+        self.on_decision: Callable[[DecisionRecord], None] | None = None
         self._sync: asyncio.Task[None] | None = None
+        self._sharing = asyncio.Lock()
+        self._heard_at = clock.monotonic()
         self._calls = CallsUnderWay()
         self._entered: asyncio.AbstractEventLoop | None = None
         self._background: BackgroundLoop | None = None
@@ -140,17 +166,21 @@ class Runtime:
         *,
         cap: Cap | None = None,
         events: list[StreamEvent] | None = None,
+        validate: Validate | None = None,
+        escalate: bool = False,
         **fields: Any,
     ) -> LLMResponse:
         """Answer a prompt or a whole request.
 
         What the call is for and may cost is given as an ``ExecutionContext``, or by its fields:
-        ``await ai.run("...", task_type="summarize", max_cost=0.01)``. ``cap``, ``events`` and what is raised
-        are those of ``ResilientExecutor.run``.
+        ``await ai.run("...", task_type="summarize", max_cost=0.01)``. ``cap``, ``events``, ``validate``,
+        ``escalate`` and what is raised are those of ``ResilientExecutor.run``.
         """
         request, context = _request(prompt), _context(context, fields)
         with self._calls.step():
-            return await self.executor.run(request, context, cap=cap, events=events)
+            return await self.executor.run(
+                request, context, cap=cap, events=events, validate=validate, escalate=escalate
+            )
 
     def stream(
         self,
@@ -159,17 +189,24 @@ class Runtime:
         *,
         ping_s: float | None = None,
         cap: Cap | None = None,
+        validate: Validate | None = None,
         **fields: Any,
     ) -> TrackedStream:
         """Answer as events: ``async with ai.stream("...") as events: async for event in events``.
 
-        ``ping_s`` as in ``ResilientExecutor.stream``, ``cap`` as in its ``run``.
+        ``ping_s`` and ``validate`` as in ``ResilientExecutor.stream``, ``cap`` as in its ``run``.
         """
-        call = Call(self.executor, _request(prompt).streaming(), _context(context, fields), cap)
+        call = Call(self.executor, _request(prompt).streaming(), _context(context, fields), cap, validate)
         return TrackedStream(call, self._calls, ping_s=ping_s)
 
     def ask(
-        self, prompt: str | LLMRequest, context: ExecutionContext | None = None, **fields: Any
+        self,
+        prompt: str | LLMRequest,
+        context: ExecutionContext | None = None,
+        *,
+        validate: Validate | None = None,
+        escalate: bool = False,
+        **fields: Any,
     ) -> LLMResponse:
         """``run`` for scripts: waits for the answer. Threads may ask at the same time.
 
@@ -177,12 +214,18 @@ class Runtime:
         """
         _refuse_in_a_loop()
         self._calls.check()
+        fields |= {"validate": validate, "escalate": escalate}
         return wait_for(self._ask(prompt, context, fields), self._owner() or self._start_background())
 
     async def _ask(
         self, prompt: str | LLMRequest, context: ExecutionContext | None, fields: Mapping[str, Any]
     ) -> LLMResponse:
         self._learn(await asyncio.to_thread(self.store.facts))
+        if self._entered is None and not self._sharing.locked():  # else it is done beside the calls
+            due = self._clock.monotonic() - self._heard_at >= HEARD_EVERY
+            self._heard_at = self._clock.monotonic() if due else self._heard_at
+            with suppress(StoreError):
+                await self._share_what_was_learned(ask=due)
         return await self.run(prompt, context, **fields)
 
     def decide(
@@ -198,19 +241,21 @@ class Runtime:
         return self._owned(lambda: self.executor.decide(route, required_success=required))
 
     def record_outcome(self, call_id: str, *, success: bool, score: float | None = None) -> LLMCallRecord:
-        """Say later whether the answer of a call was good; the last word counts.
+        """Say later whether the answer of a call was good; the last word counts, also over a validator's.
 
         ``score`` is within 0..1. Returns the record of the attempt that answered. Raises
         ``UnknownNameError`` for a call that the ledger does not know.
         """
         if score is not None and not 0.0 <= score <= 1.0:
             raise InvalidRequestError(f"a score lies between 0 and 1, not {score!r}")
-        target = self.store.record_outcome(Outcome(call_id, self._clock.time(), success, score))
+        outcome = Outcome(call_id, self._clock.time(), success, score)
+        target = self.store.record_outcome(outcome)
         if target is None:
             remedy = "every response has its call_id"
             raise UnknownNameError("call", call_id, (), otherwise=remedy)
-        self._owned(lambda: self.router.correct(target.record, previous=target.previous, success=success))
-        return target.record
+        record, previous, decided = target
+        self._owned(lambda: self.router.correct(record, previous=previous, outcome=outcome, decided=decided))
+        return record
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -275,7 +320,8 @@ class Runtime:
     async def _end(self) -> None:
         """End what belongs to the running loop."""
         if self._sync is not None and self._sync.get_loop() is asyncio.get_running_loop():
-            self._sync.cancel()
+            async with self._sharing:  # what is being told must not be told again
+                self._sync.cancel()
             with suppress(asyncio.CancelledError):
                 await self._sync
         await self._calls.end()
@@ -285,6 +331,9 @@ class Runtime:
         try:
             if self._background is not None:
                 self._background.stop()
+            if changes := self.router.steering.tell():
+                with suppress(StoreError):  # which closing the store reports
+                    self.store.add_policy_sums(VERSIONS["guarded"], changes)
             self.store.close()
         finally:
             self._closed.set()
@@ -322,11 +371,20 @@ class Runtime:
 
     # -- wiring ----------------------------------------------------------------------------------
 
+    def _decided(self, record: DecisionRecord) -> None:
+        self.store.append_decision(record)
+        if self.on_decision is not None:
+            self.on_decision(record)
+
     def _recorded(self, record: LLMCallRecord) -> None:
         self.router.observe(record)
         self.store.append_attempt(record)
         if self.on_attempt is not None:
             self.on_attempt(record)
+
+    def _judged(self, record: LLMCallRecord, outcome: Outcome, decided: Decided) -> None:
+        self.router.correct(record, previous=None, outcome=outcome, decided=decided)
+        self.store.append_outcome(outcome)
 
     def _spend_cap(self) -> SpendCap | None:
         day, month = self.config.routing.max_usd_per_day, self.config.routing.max_usd_per_month
@@ -336,10 +394,22 @@ class Runtime:
         self.domains.learn(facts)
 
     async def _follow_the_others(self) -> None:
+        rounds = 0
         while True:
             await asyncio.sleep(SYNC_SECONDS)
+            rounds += 1
             with suppress(StoreError):  # the writer reports what is wrong with the file
                 self._learn(await asyncio.to_thread(self.store.facts))
+                await self._share_what_was_learned(ask=not rounds % HEARD_EVERY)
+
+    async def _share_what_was_learned(self, *, ask: bool) -> None:
+        """Tell the others what was learned here, and hear what all know: if told to ``ask``, in any case."""
+        steering, policy = self.router.steering, VERSIONS["guarded"]
+        async with self._sharing:
+            if changes := steering.tell():
+                steering.hear(await asyncio.to_thread(self.store.add_policy_sums, policy, changes))
+            elif ask:
+                steering.hear(await asyncio.to_thread(self.store.policy_sums, policy))
 
 
 @contextmanager
@@ -363,9 +433,12 @@ def build(
     environ: Mapping[str, str] | None = None,
     fallback: FallbackPolicy | None = None,
     on_step: Callable[[str], None] | None = None,
+    rng: Random | None = None,
 ) -> Runtime:
-    """Wire a configuration. Raises ``ConfigError`` for a key that is not where it should be, and
-    ``StoreError`` when the ledger cannot be opened.
+    """Wire a configuration; ``rng`` is what policies draw by.
+
+    Raises ``ConfigError`` for a key that is not where it should be, and ``StoreError`` when the ledger cannot
+    be opened.
     """
     environ = os.environ if environ is None else environ
     keys = {
@@ -373,6 +446,11 @@ def build(
         for each in config.providers
         for credential, reference in each.keys.items()
     }
+
+    def keep(name: str, credential: str, windows: Iterable[QuotaWindow]) -> None:
+        for window in windows:
+            store.put_fact(fact_of(window, name, credential))
+
     providers = [
         build_provider(
             each.name,
@@ -381,6 +459,7 @@ def build(
             key=keys.get((each.name, credential)),
             credential=credential,
             protocol=each.protocol or None,
+            on_windows=partial(keep, each.name, credential),
         )
         for each in config.providers
         for credential in each.credentials
@@ -399,6 +478,7 @@ def build(
         fingerprints={f"{name}#{credential}": key.fingerprint for (name, credential), key in keys.items()},
         fallback=fallback,
         on_step=on_step,
+        rng=rng,
     )
 
 
@@ -429,6 +509,11 @@ def _refuse_in_a_loop() -> None:
         raise InvalidRequestError(
             "inside an event loop use `async with` and `await ai.run(...)`, not `with` and `ai.ask(...)`"
         )
+
+
+def _allowance(config: Config) -> Allowance | None:
+    usd = config.routing.budget_usd
+    return None if usd is None else Allowance(usd, config.routing.budget_per)
 
 
 def _request(prompt: str | LLMRequest) -> LLMRequest:

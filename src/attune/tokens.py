@@ -46,13 +46,14 @@ def count_tokens(text: str, model_id: str) -> int:
 
 
 def count_request(request: LLMRequest, model_id: str) -> int:
-    """The tokens of a whole prompt: its texts, tools and schema, and a flat figure per image.
+    """The tokens of a whole prompt: its texts, tools and schema, a flat figure per image, and what is unread.
 
     An estimate for every model, since how a provider frames messages and tools is its own affair.
     """
     images = sum(isinstance(part, ImagePart) for part in _parts(request))
     texts = sum(count_tokens(text, model_id) for text in _texts(request))
-    return texts + images * IMAGE_TOKENS + len(request.messages) * MESSAGE_TOKENS
+    unread = 0 if request.source is None else request.source.unread_tokens
+    return texts + images * IMAGE_TOKENS + len(request.messages) * MESSAGE_TOKENS + unread
 
 
 def _vocabulary(model_id: str) -> str:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from attune.errors import AttuneError
 from attune.models.executor import AttemptBudget, CostStatus, LLMResponse
@@ -20,7 +22,7 @@ from attune.wire.doors import AnswerHead
 from attune.wire.messages_door import MessagesDoor
 from attune.wire.responses_door import ResponsesDoor
 from attune.wire.whole_body import WholeBody
-from support.upstream import Answer, FakeUpstream, chat_body
+from support.upstream import Answer, FakeUpstream, chat_body, sse
 from support.upstream_responses import ENCRYPTED
 
 openai = pytest.importorskip("openai")
@@ -416,6 +418,68 @@ async def test_a_provider_that_does_not_stream_is_translated_for_a_client_that_d
         answer = await stream.get_final_completion()
     assert answer.choices[0].message.content == "Hello there"
     assert len(answer.choices[0].message.tool_calls) == 2
+
+
+INPUTS = st.dictionaries(st.text(max_size=4), st.text() | st.lists(st.integers(), max_size=2), max_size=3)
+
+
+@st.composite
+def mixed_calls(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[tuple[int, str]]]:
+    """The inputs of some calls side by side, and the pieces of their JSON in the order in which they come."""
+    inputs = draw(st.lists(INPUTS, min_size=1, max_size=4))
+    rest = {place: json.dumps(each, ensure_ascii=draw(st.booleans())) for place, each in enumerate(inputs)}
+    pieces = [(place, "") for place in rest]  # the calls begin in order, with their ids and names
+    while rest:
+        place = draw(st.sampled_from(sorted(rest)))
+        size = draw(st.integers(1, 12))
+        pieces.append((place, rest[place][:size]))
+        rest[place] = rest[place][size:]
+        if not rest[place]:
+            del rest[place]
+    return inputs, pieces
+
+
+def chat_of(pieces: list[tuple[int, str]]) -> Answer:
+    """A stream of Chat Completions that gives the pieces of its calls in this order."""
+    began: set[int] = set()
+    chunks = []
+    for place, text in pieces:
+        call: dict[str, Any] = {"index": place, "function": {"arguments": text}}
+        if place not in began:
+            began.add(place)
+            named = {"name": f"tool_{place}", "arguments": text}
+            call = {"index": place, "id": f"call_0123456789{place}", "type": "function", "function": named}
+        chunks.append(sse({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]}))
+    end = sse({"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]})
+    body = b"".join([*chunks, end, b"data: [DONE]\n\n"])
+    return Answer(body=body, content_type="text/event-stream")
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(mixed_calls())
+@example(([{"a": 1}, {"b": 2}], [(0, '{"a"'), (1, '{"b"'), (0, ": 1}"), (1, ": 2}")]))
+async def test_calls_whose_pieces_a_provider_mixes_arrive_whole_in_their_order(
+    mixed: tuple[list[dict[str, Any]], list[tuple[int, str]]],
+) -> None:
+    inputs, pieces = mixed
+    answer = chat_of(pieces)
+    async with serving("chat", answer, answer) as (url, _):
+        async with (
+            anthropic_at(url) as client,
+            client.messages.stream(
+                model="m", max_tokens=9, messages=[{"role": "user", "content": "hi"}]
+            ) as stream,
+        ):
+            message = await stream.get_final_message()
+        assert [(block.name, block.input) for block in message.content] == [
+            (f"tool_{place}", each) for place, each in enumerate(inputs)
+        ]
+        async with (
+            openai_at(url) as client,
+            client.responses.stream(model="m", input="hi") as stream,
+        ):
+            response = await stream.get_final_response()
+        assert [json.loads(item.arguments) for item in response.output] == inputs
 
 
 @pytest.mark.parametrize("streams", [True, False], ids=["stream", "body"])

@@ -16,6 +16,7 @@ from attune.models.performance import BUCKET_SECONDS, RECENT, LatencySketch, cou
 from attune.models.state import Fact, FactKind, LedgerTotals
 from attune.models.telemetry import (
     CostStatus,
+    Decided,
     DecisionRecord,
     DroppedCandidate,
     LLMCallRecord,
@@ -207,11 +208,16 @@ async def test_a_hot_cell_keeps_its_latencies_exact_while_its_bins_stay_few(stor
     assert len(row.latency_bins) <= 6 * 922 + 1200
 
 
+TIMED_OUT = FAILED | {"error_code": "timeout"}
+CANCELLED = FAILED | {"error_class": ErrorClass.CANCELLED, "error_code": ""}
+
+
 def sums_of(records: list[LLMCallRecord], bad_calls: set[str]) -> dict[tuple[Any, ...], list[Any]]:
     """Roll-ups computed the slow way: from the records themselves."""
     sums: dict[tuple[Any, ...], list[Any]] = defaultdict(lambda: [0] * 8)
     for record in records:
-        if not counts(record):
+        cancelled = record.error_class == ErrorClass.CANCELLED
+        if not counts(record) and not cancelled:
             continue
         row = sums[int(record.at // BUCKET_SECONDS), *record[4:10]]
         usage = record.usage or TokenUsage()
@@ -219,13 +225,15 @@ def sums_of(records: list[LLMCallRecord], bad_calls: set[str]) -> dict[tuple[Any
         added = (
             1,
             good,
-            record.latency_ms if good else 0,
+            record.latency_ms if good or record.error_code == "timeout" else 0,
             record.cost_nanos or 0,
             record.cost_nanos is not None,
             usage.input_tokens,
             usage.output_tokens,
             record.usage is not None,
         )
+        if cancelled:
+            added = (0, 0, record.latency_ms, 0, 0, 0, 0, 0)
         row[:] = [a + b for a, b in zip(row, added, strict=True)]
     return sums
 
@@ -233,7 +241,7 @@ def sums_of(records: list[LLMCallRecord], bad_calls: set[str]) -> dict[tuple[Any
 records_of_a_call = st.tuples(
     st.integers(0, 2),  # bucket
     st.sampled_from(["a", "b"]),  # stage
-    st.sampled_from(["", ErrorClass.TRANSIENT, ErrorClass.CALLER]),
+    st.sampled_from(["", ErrorClass.TRANSIENT, "timeout", ErrorClass.CALLER, ErrorClass.CANCELLED]),
     st.sampled_from([None, 0, 5_000]),  # cost
     st.booleans(),  # usage
     st.integers(1, 10**6),  # latency
@@ -256,7 +264,8 @@ def test_roll_ups_equal_the_sums_of_the_raw_records_after_any_outcomes(
             at=NOW + bucket * BUCKET_SECONDS,
             stage=stage,
             success=not error,
-            error_class=error,
+            error_class=ErrorClass.TRANSIENT if error == "timeout" else error,
+            error_code="timeout" if error == "timeout" else "",
             cost_nanos=cost,
             usage=TokenUsage(10, 2) if reported else None,
             latency_ms=float(latency),
@@ -281,12 +290,17 @@ async def test_statistics_restored_from_roll_ups_equal_those_that_saw_the_calls(
     seen = PerformanceStats()
     for number in range(300):
         failed = chance.random() < 0.2
-        record = attempt(f"c{number}", at=NOW + number, stage=f"s{number % 3}", **FAILED if failed else {})
+        ended = chance.choice([FAILED, TIMED_OUT, CANCELLED]) if failed else {}
+        record = attempt(f"c{number}", at=NOW + number, stage=f"s{number % 3}", **ended)
         seen.observe(record)
         store.append_attempt(record)
+        if number % 5 == 0:
+            said = Outcome(f"c{number}", NOW, number % 2 == 0, number / 300, record.attempt_id, "validator")
+            store.append_outcome(said)
+            seen.correct(record, previous=None, outcome=said)
         if number % 7 == 0:
             target = store.record_outcome(Outcome(f"c{number}", NOW, success=False))
-            seen.correct(target.record, previous=target.previous, success=False)
+            seen.correct(target.record, previous=target.previous, outcome=Outcome(f"c{number}", NOW, False))
     await store.flush()
     restored = PerformanceStats()
     restored.restore(store.rollups(0))
@@ -324,7 +338,7 @@ def test_a_later_outcome_replaces_the_former_and_counts_once(store: Any) -> None
     store.append_attempt(attempt("c1"))
     told = [False, False, True, True, False]
     previous = [store.record_outcome(Outcome("c1", NOW, success=said)).previous for said in told]
-    assert previous == [None, *told[:-1]]
+    assert [each and each.success for each in previous] == [None, *told[:-1]]
     assert successes(store) == 0
     (row,) = store.rollups(0)
     assert (row.calls, row.recent) == (1, 1)
@@ -344,6 +358,107 @@ def test_an_outcome_is_about_the_attempt_that_answered(store: Any) -> None:
     store.append_attempt(attempt("c1", attempt_id="c1.c", **cancelled_hedge))
     assert store.record_outcome(Outcome("c1", NOW, success=False)).record == answered
     assert {row.provider: row.successes for row in store.rollups(0)} == {"anthropic": 0, "openai": 0}
+
+
+def verdict(call_id: str, success: bool, score: float | None = None, *, of: str = "") -> Outcome:
+    return Outcome(call_id, NOW, success, score, of, "validator")
+
+
+def labels(store: Any) -> list[tuple[Any, ...]]:
+    """Of each model: labelled, the sum of the labels, judged, passed."""
+    return [(row.model_id, *row[18:22]) for row in sorted(store.rollups(0), key=lambda row: row.model_id)]
+
+
+def test_only_the_labels_of_what_the_policy_chose_are_summed_for_it(store: Any) -> None:
+    store.append_attempt(attempt("c1", attempt_id="c1.0", model_id="a"))
+    store.append_attempt(attempt("c1", attempt_id="c1.1", model_id="b", position=1, chosen_by_policy=False))
+    store.append_outcome(verdict("c1", False, of="c1.0"))
+    store.append_outcome(verdict("c1", True, of="c1.1"))
+    store.record_outcome(Outcome("c1", NOW, success=True, score=0.25, attempt_id="c1.0"))
+    store.flush_sync(60)
+    assert {row.model_id: (row.labelled, row.drawn, row.drawn_sum) for row in store.rollups(0)} == {
+        "a": (1, 1, 0.25),
+        "b": (1, 0, 0.0),
+    }
+
+
+def test_what_processes_add_to_a_policys_sums_is_added_up_and_given_back(store: Any) -> None:
+    assert store.add_policy_sums("p/1", {"x": [1.0, 2.0]}) == {"x": [1.0, 2.0]}
+    assert store.add_policy_sums("p/1", {"x": [0.5, 0.0], "y": [3.0]}) == {"x": [1.5, 2.0], "y": [3.0]}
+    assert store.policy_sums("p/1") == {"x": [1.5, 2.0], "y": [3.0]}
+    assert store.policy_sums("p/2") == {}
+
+
+def test_a_verdict_that_was_appended_behind_its_attempt_corrects_its_roll_up(store: Any) -> None:
+    store.append_attempt(attempt("c1", attempt_id="c1.0", model_id="a"))
+    store.append_outcome(verdict("c1", False, 0.25, of="c1.0"))
+    store.append_attempt(attempt("c1", attempt_id="c1.1", model_id="b", position=1))
+    store.append_outcome(verdict("c1", True, of="c1.1"))
+    store.flush_sync(60)
+    assert labels(store) == [("a", 1, 0.25, 1, 0), ("b", 1, 1.0, 1, 1)]
+    assert {row.model_id: row.successes for row in store.rollups(0)} == {"a": 0, "b": 1}
+    assert [(each.attempt_id, each.success) for each in store.outcomes("c1")] == [
+        ("c1.0", False),
+        ("c1.1", True),
+    ]
+
+
+def test_a_verdict_of_an_unknown_attempt_changes_nothing(store: Any) -> None:
+    store.append_attempt(attempt("c1", attempt_id="c1.0"))
+    store.append_outcome(verdict("c1", False, of="c1.9"))
+    store.append_outcome(verdict("nobody", False, of="nobody.0"))
+    store.flush_sync(60)
+    assert (store.outcomes("c1"), store.rejected, successes(store)) == ([], 0, 1)
+
+
+def test_a_verdict_counts_once_and_never_over_the_callers_word(store: Any) -> None:
+    store.append_attempt(attempt("c1", attempt_id="c1.0", model_id="a"))
+    for success in (True, False):
+        store.append_outcome(verdict("c1", success, of="c1.0"))
+    store.record_outcome(Outcome("c1", NOW, success=False, score=0.5))
+    store.append_outcome(verdict("c1", True, of="c1.0"))
+    store.flush_sync(60)
+    assert labels(store) == [("a", 1, 0.5, 1, 1)]
+    assert [(each.source, each.score) for each in store.outcomes("c1")] == [
+        ("validator", None),
+        ("caller", 0.5),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "answer"),
+    [
+        ([], "c1.2"),
+        ([(False, 0.1), (False, 0.4), (False, 0.3)], "c1.1"),
+        ([(False, 0.4), (False, 0.4), (False, 0.4)], "c1.2"),
+        ([(False, 0.9), (False, 0.9), (True, 0.6)], "c1.2"),
+        ([(False, 0.9), (False, 0.9), None], "c1.2"),
+    ],
+)
+def test_a_later_outcome_is_of_the_answer_that_the_call_gave(store: Any, verdicts: Any, answer: str) -> None:
+    for number in range(3):
+        store.append_attempt(attempt("c1", attempt_id=f"c1.{number}", position=number))
+    for number, said in enumerate(verdicts):
+        if said is not None:
+            store.append_outcome(verdict("c1", *said, of=f"c1.{number}"))
+    assert store.record_outcome(Outcome("c1", NOW, success=True)).record.attempt_id == answer
+
+
+def test_an_outcome_comes_back_with_what_was_said_before_and_what_decided(store: Any) -> None:
+    table = (("table", "a/m"),)
+    store.append_decision(DecisionRecord("d", "c1", NOW, *[""] * 5, "policy/7", "", (), (), table))
+    store.append_attempt(attempt("c1", attempt_id="c1.0"))
+    store.append_outcome(verdict("c1", False, 0.2, of="c1.0"))
+    target = store.record_outcome(Outcome("c1", NOW, success=True))
+    assert target.previous == verdict("c1", False, 0.2, of="c1.0")
+    assert target.decided == Decided("policy/7", "a/m")
+
+
+def test_the_label_of_a_failed_transport_is_kept_and_does_not_count(store: Any) -> None:
+    store.append_attempt(attempt("c1", attempt_id="c1.0", model_id="a", **FAILED))
+    store.record_outcome(Outcome("c1", NOW, success=True, score=0.9))
+    assert labels(store) == [("a", 0, 0.0, 0, 0)]
+    assert [each.label for each in store.outcomes("c1")] == [0.9]
 
 
 # -- retention -----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 from typing import TYPE_CHECKING
@@ -167,6 +168,7 @@ async def test_an_answer_that_breaks_off_ends_with_an_error_after_what_came(
     assert code == 4
     assert set(out) == {"x", "\n"}
     assert err.splitlines()[-1].startswith("attune: ")
+    assert re.search(r" \(call [0-9a-f]{29}\)$", err)
 
 
 async def shell(program: Program, line: str) -> tuple[bytes, bytes]:

@@ -102,6 +102,24 @@ def test_a_file_that_is_no_use_is_asked_for_again(program: Program, start: Start
     assert saved(program) is not None
 
 
+@pytest.mark.parametrize("answer", ["y", "n"])
+def test_a_plan_that_is_logged_in_is_enrolled_only_by_who_wants_that(
+    program: Program, start: Start, answer: str
+) -> None:
+    program.install("claude", """echo '{"authMethod": "claude.ai", "subscriptionType": "max"}'""")
+    child = start("auth", "setup")
+    child.expect("the claude program has a max subscription logged in")
+    for question in ("Which subscription", "What should pay", "Prefer the", "A file of yours", "Save this"):
+        child.expect(question)
+        child.send(ENTER)
+    child.expect("Let the plan answer attune's own calls")
+    child.send(answer)
+    out = ended(child)
+    assert child.exitstatus == 0
+    assert program.config_file.exists() is ("enrolled the plan as claude" in out) is (answer == "y")
+    assert saved(program) is not None
+
+
 @pytest.mark.parametrize(
     "question", ["Which subscription", "What should pay", "A file of yours", "Save this"]
 )

@@ -53,13 +53,13 @@ def repeated(
     """Tried twice, then the second; every failure counts for the breaker of what is blamed.
 
     Without a second the fifth failure opens its circuit, which is in the third call. The fourth call is the
-    last resort's, and the fifth asks nobody. With one the first is not asked again after the first call.
+    last resort's, and the fifth asks nobody. With one the first is the table's choice until then.
     """
     tried, after = f"first: {attempt}", f"second: {OK}"
     closed, opened = (f"circuit of {blamed}: 2 counted",), (f"circuit of {blamed}: open, 5 counted",)
     message = no_candidate("2 attempts", f"first/some-model{reason}")
     refused = no_candidate("0 attempts", f"circuit of {blamed} is open; try again in N s")
-    twice, six = (2, 6) if arrives else (0, 0)
+    twice, five, six = (2, 5, 6) if arrives else (0, 0, 0)
     return (
         in_both_modes(ALONE, Outcome("AllProvidersFailedError", message, asked(twice), closed, (tried,) * 2))
         | in_both_modes(
@@ -70,7 +70,11 @@ def repeated(
                 "AllProvidersFailedError with retry_at", refused, asked(six), opened, (tried,) * 6
             ),
             (SECOND, FIFTH): Outcome(
-                "answer of second", "", asked(twice, 5), closed, (tried,) * 2 + (after,) * 5
+                "answer of second",
+                "",
+                asked(five, 5),
+                opened,
+                (*(tried, tried, after) * 2, tried, *(after,) * 3),
             ),
         }
     )
@@ -171,7 +175,7 @@ EXPECTED: dict[str, Situations] = {
         blamed="first",
     ),
     "headers-stall": repeated(
-        "#api_key timed out after N s waiting for its first content", f"transient; {UNKNOWN}"
+        "#api_key timed out after N s waiting for its first content", f"transient (timeout); {UNKNOWN}"
     ),
     "400": given_back(
         " answered 400 (invalid_request_error): messages: this is not valid",
@@ -216,7 +220,8 @@ EXPECTED: dict[str, Situations] = {
         " failed in its answer ({code}): Overloaded", "mid_stream ({code}), truncated; {cut} estimated"
     ),
     "stall": cut(
-        "#api_key timed out after N s waiting for the next event", "mid_stream, truncated; {cut} estimated"
+        "#api_key timed out after N s waiting for the next event",
+        "mid_stream (timeout), truncated; {cut} estimated",
     ),
     "drip": answered(),
     "truncate": cut(": the answer ended before its terminal event", "mid_stream, truncated; {cut} estimated"),

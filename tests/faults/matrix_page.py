@@ -193,11 +193,12 @@ def _leaves(closed: str) -> str:
 def _records(outcome: Outcome) -> str:
     """The first attempt at the provider, as the ledger has it."""
     how, tokens, cost = outcome.recorded[0].removeprefix("first: ").split("; ")
-    name, *truncated = re.sub(r" \(\w+\)", "", how).split(", ")
+    name, *truncated = re.sub(r" \((?!timeout\))\w+\)", "", how).split(", ")
     if name == "ok":
         return f"a success, its cost {_cost(tokens, cost)}"
     stop = [f"`{word}`" for word in truncated if word == "truncated"]
-    return ", ".join([f"`{name}`", *stop, f"its cost {_cost(tokens, cost)}"])
+    name = re.sub(r"(\w+)", r"`\1`", name)
+    return ", ".join([name, *stop, f"its cost {_cost(tokens, cost)}"])
 
 
 def _cost(tokens: str, cost: str) -> str:

@@ -113,13 +113,14 @@ def _fits(row: LLMCallRecord, arrival: Arrival | None) -> bool:
 
 
 def _ended_by_us(row: LLMCallRecord) -> bool:
-    late = row.error_class in {"transient", "mid_stream"} and not row.error_code and _took_too_long(row)
+    timed_out = row.error_code == "timeout" and _took_too_long(row)
+    late = row.error_class in {"transient", "mid_stream"} and timed_out
     return row.error_class == "cancelled" or late
 
 
 def _never_left(row: LLMCallRecord) -> bool:
     """What is known to have cost nothing although nobody answered it."""
-    return row.cost_nanos == 0 and not row.error_code
+    return row.cost_nanos == 0 and row.error_code in {"", "timeout"}
 
 
 def _took_too_long(row: LLMCallRecord) -> bool:

@@ -30,7 +30,7 @@ async def broken_before_it_is_read(kind: str, cut_after: int) -> tuple[list[Stre
         provider = build_provider("p", kind, base_url=url)
         stream = await provider.open(REQUEST, a_model("p/m"), AttemptBudget())
         async with asyncio.timeout(60):
-            while stream._response.content.exception() is None:
+            while stream._wire.is_connected():
                 await asyncio.sleep(0)
         events: list[StreamEvent] = []
         error = ""

@@ -56,6 +56,7 @@ CONFIGURATION = """\
 capable = ["one/some-model", "twin/some-model", "new/some-model", "other/some-model"]
 
 [routing]
+policy = "best"
 allow_providers = ["one", "twin", "new", "other"]
 
 [routing.workflows.twins]

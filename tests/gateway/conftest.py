@@ -23,9 +23,9 @@ def no_machine_is_too_slow_to_count_tokens(monkeypatch: pytest.MonkeyPatch) -> N
 def every_status_is_documented(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     count, seen = Operations.count, set()
 
-    def counted(self: Operations, path: str, status: int, seconds: float) -> None:
+    def counted(self: Operations, path: str, status: int, outcome: str, seconds: float) -> None:
         seen.add((path, status))
-        count(self, path, status, seconds)
+        count(self, path, status, outcome, seconds)
 
     monkeypatch.setattr(Operations, "count", counted)
     yield

@@ -74,6 +74,7 @@ async def desk(home: Path, models: str = "") -> AsyncIterator[Desk]:
         text = configuration(upstream.url, upstream.url, upstream.url)
         if models:
             text = text.replace('["first/alpha"]', '["first/alpha", "first/delta"]')
+            text = text.replace("[routing]", '[routing]\npolicy = "best"')
         program.configure(text + models + ALIASES)
         key = program("keys", "create", "claude").out.strip()
         async with up(program) as gate, claude_code(home, gate.url, key) as claude:

@@ -89,6 +89,20 @@ async def test_a_wait_that_the_provider_asks_for_is_passed_on(tmp_path: Path) ->
         assert "x-should-retry" not in answer.headers
 
 
+async def test_a_refusal_names_one_time_to_try_again(tmp_path: Path) -> None:
+    async with gateway(tmp_path, extra=NO_REPEATS + "[breaker]\nfailure_threshold = 1\n") as gate:
+        for upstream in gate.upstreams:
+            upstream.default = Answer(status=503)
+        for model in ("alpha", "beta", "gamma", "auto"):
+            assert (await gate.chat(model)).status == 503
+        answer = await gate.chat("auto")  # every circuit is open, each until a time of its own
+        assert answer.status == 503
+        message = answer.json["error"]["message"]
+        assert message.count("circuit of") == 3
+        assert message.endswith(f"; try again in {answer.headers['retry-after']} s")
+        assert message.count("try again") == 1
+
+
 async def test_nothing_answers_at_all(tmp_path: Path) -> None:
     async with gateway(tmp_path, extra=NO_REPEATS) as gate:
         for upstream in gate.upstreams:
@@ -188,6 +202,29 @@ async def test_a_client_is_told_that_a_slow_answer_is_being_made(
             each async for each in await client.responses.create(model="gamma", input="hi", stream=True)
         ]
         assert events[-1].type == "response.completed"
+
+
+@pytest.mark.parametrize(
+    ("path", "ping"), [("/v1/chat/completions", b": ping"), ("/v1/messages", b"event: ping")]
+)
+async def test_what_is_known_only_after_pings_is_told_in_a_comment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, ping: bytes
+) -> None:
+    monkeypatch.setattr(answering, "PING_SECONDS", 0.03)
+    hint = {"seed": 7} if path == "/v1/chat/completions" else {"metadata": {"user_id": "me"}}
+    model, dropped = ("alpha", "seed") if "seed" in hint else ("beta", "metadata")
+    async with gateway(tmp_path) as gate:
+        upstream = gate.first if model == "alpha" else gate.second
+        body = {**ASK, "model": model, "stream": True, **hint}
+        got = await answered_after(ping, 2, gate, upstream, path, body)
+        before, _, after = got.partition(b": x-attune-dropped: " + dropped.encode())
+        assert before.startswith(ping)
+        assert b"Hello" not in before
+        assert after.startswith(b"\n: x-attune-model: ")
+        assert b"Hello" in after
+        at_once = await gate.post(path, body)
+        assert b": x-attune" not in at_once.body
+        assert dropped in at_once.headers["x-attune-dropped"]
 
 
 async def test_a_failure_after_pings_ends_the_stream_with_an_error_of_the_protocol(

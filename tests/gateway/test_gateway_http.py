@@ -254,9 +254,9 @@ async def test_metrics_count_requests_attempts_tokens_and_dollars_by_names_that_
         await gate.get("/a/path/that-a-client-chose")
         text = (await gate.get("/metrics")).body.decode()
         lines = set(text.splitlines())
-        assert f'attune_requests_total{{path="{CHAT}",status="200"}} 1.0' in lines
-        assert f'attune_requests_total{{path="{CHAT}",status="404"}} 1.0' in lines
-        assert 'attune_requests_total{path="other",status="404"} 1.0' in lines
+        assert f'attune_requests_total{{outcome="complete",path="{CHAT}",status="200"}} 1.0' in lines
+        assert f'attune_requests_total{{outcome="complete",path="{CHAT}",status="404"}} 1.0' in lines
+        assert 'attune_requests_total{outcome="complete",path="other",status="404"} 1.0' in lines
         assert 'attune_attempts_total{model="beta",outcome="success",provider="second"} 1.0' in lines
         assert 'attune_attempts_total{model="beta",outcome="caller",provider="second"} 1.0' in lines
         assert 'attune_tokens_total{kind="output",model="beta",provider="second"} 7.0' in lines

@@ -386,7 +386,8 @@ async def test_the_turns_of_a_session_stay_where_its_prompt_is_cached(
 ) -> None:
     alike = tuple((model, provider, "capable") for model, provider, _ in support.MODELS)
     monkeypatch.setattr(support, "MODELS", alike)
-    monkeypatch.setattr(support, "_REST", '[routing]\nallow_providers = ["first", "second", "third"]\n')
+    routing = '[routing]\npolicy = "best"\nallow_providers = ["first", "second", "third"]\n'
+    monkeypatch.setattr(support, "_REST", routing)
     served: dict[int, list[str]] = {}
     async with gateway(tmp_path) as gate:
         for _ in range(10):

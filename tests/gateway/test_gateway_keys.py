@@ -164,20 +164,6 @@ async def test_tokens_are_counted_as_they_were_used(tmp_path: Path) -> None:
         assert (await gate.chat(headers=headers, max_tokens=900)).status == 429
 
 
-async def test_a_client_that_always_hangs_up_is_limited_all_the_same(tmp_path: Path) -> None:
-    async with gateway(tmp_path, keys={"one": {"limits": (None, 2000)}}) as gate:
-        gate.second.default = Answer(stall_after=400)
-        headers = bearer(gate.secrets["one"])
-        for number in (1, 2):
-            asking = asyncio.create_task(gate.chat(headers=headers, max_tokens=900, stream=True))
-            seen = await gate.second.arrived(number)
-            asking.cancel()
-            await asyncio.wait({asking})
-            async with asyncio.timeout(60):
-                await seen.disconnected.wait()
-        assert (await gate.chat(headers=headers, max_tokens=900)).status == 429
-
-
 async def test_a_spent_budget_is_402_in_the_shape_of_the_client(tmp_path: Path) -> None:
     keys = {"poor": {"limits": (None, None, 0.00006)}}
     async with gateway(tmp_path, keys=keys) as gate:
@@ -222,3 +208,53 @@ async def test_keys_that_cannot_be_read_are_503_and_not_401(
                 await asyncio.sleep(0.05)
         assert (await gate.chat(headers=bearer("attune-" + "x" * 43))).status == 503
         assert (await gate.chat(headers=bearer(gate.secrets["one"]))).status == 200
+
+
+ALIASES = """\
+[gateway.aliases]
+"fixed-any" = "auto"
+"fixed-cheap" = "attune/cheap"
+"fixed-premium" = "attune/premium"
+"fixed-alpha" = "alpha"
+"fixed-beta" = "second/beta"
+"fixed-chat" = "attune/chat"
+"fixed-summary" = "attune/summarize"
+"""
+
+
+async def test_only_those_aliases_are_listed_that_the_key_may_ask_for(tmp_path: Path) -> None:
+    keys = {
+        "tier": {"tiers": frozenset({"cheap"})},
+        "model": {"models": frozenset({"first/alpha"})},
+        "live": {"realtime": True, "providers": frozenset({"second"})},
+    }
+    listed = {
+        "tier": {"fixed-any", "fixed-cheap", "fixed-beta", "fixed-summary"},
+        "model": {"fixed-any", "fixed-alpha", "fixed-summary"},
+        "live": {"fixed-any", "fixed-cheap", "fixed-beta", "fixed-chat", "fixed-summary"},
+    }
+    async with gateway(tmp_path, extra=ALIASES, keys=keys) as gate:
+        for name, expected in listed.items():
+            headers = bearer(gate.secrets[name])
+            entries = (await gate.get("/v1/models", headers)).json["data"]
+            assert {each["id"] for each in entries if each["id"].startswith("fixed-")} == expected, name
+            for alias in ("fixed-alpha", "fixed-beta"):
+                wanted = 200 if alias in expected else 404
+                assert (await gate.get(f"/v1/models/{alias}", headers)).status == wanted
+
+
+async def test_a_count_of_tokens_is_a_request_that_takes_no_tokens(tmp_path: Path) -> None:
+    keys = {"calls": {"limits": (2,)}, "tokens": {"limits": (None, 2000)}}
+    body = {"model": "alpha", "messages": HI}
+    async with gateway(tmp_path, keys=keys) as gate:
+        for status in (200, 200, 429):
+            answer = await gate.post(f"{MESSAGES}/count_tokens", body, bearer(gate.secrets["calls"]))
+            assert answer.status == status
+        assert answer.json["type"] == "error"
+        assert (await gate.chat(headers=bearer(gate.secrets["calls"]))).status == 429
+        gate.second.default = Answer(
+            usage={"prompt_tokens": 90_000, "completion_tokens": 9, "total_tokens": 1}
+        )
+        headers = bearer(gate.secrets["tokens"])
+        assert [(await gate.chat(headers=headers)).status for _ in range(2)] == [200, 429]  # all are used
+        assert (await gate.post(f"{MESSAGES}/count_tokens", body, headers)).status == 200

@@ -106,6 +106,16 @@ async def test_a_cost_limit_selects_the_candidate(tmp_path: Path) -> None:
         assert (await gate.chat("auto", realtime)).status == 200
 
 
+async def test_a_call_may_name_the_policy_that_decides_it(tmp_path: Path) -> None:
+    async with gateway(tmp_path) as gate:
+        answer = await gate.chat("auto", {"x-attune-policy": "thompson"})
+        assert "thompson: drawn with p = " in answer.headers["x-attune-decision"]
+        for wrong, said in (("tompson", "did you mean 'thompson'?"), ("budget", "budget_usd in [routing]")):
+            refused = await gate.chat("auto", {"x-attune-policy": wrong})
+            assert refused.status == 400
+            assert said in refused.json["error"]["message"]
+
+
 async def test_a_latency_limit_selects_the_candidate(tmp_path: Path) -> None:
     async with gateway(tmp_path) as gate:
         assert (await gate.chat("auto", {"x-attune-max-latency-ms": "60000"})).status == 200
@@ -153,6 +163,10 @@ async def test_a_decision_can_be_read_and_an_outcome_told_afterwards(tmp_path: P
         recorded = await gate.post("/v1/attune/outcomes", outcome)
         assert (recorded.status, recorded.json) == (200, {"recorded": call_id})
         assert not gate.runtime.router.get_routing_stats("default").models[0].success_rate
+        assert (told["outcomes"], told["labelled_share"]) == ([], 0.0)
+        told = (await gate.get(f"/v1/attune/decisions/{call_id}")).json
+        assert [(each["source"], each["score"]) for each in told["outcomes"]] == [("caller", 0.2)]
+        assert told["labelled_share"] == 1.0
 
 
 @pytest.mark.parametrize(

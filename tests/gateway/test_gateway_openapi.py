@@ -119,7 +119,9 @@ async def judged(gate: Gate, tmp_path: Path, *options: str) -> None:
     assert process.returncode == 0, said.decode()[-10_000:]
     for path in document()["paths"]:
         metrics = (await gate.get("/metrics", key)).body.decode()
-        assert f'attune_requests_total{{path="{route(path)}",status="200"}}' in metrics, path
+        assert f'attune_requests_total{{outcome="complete",path="{route(path)}",status="200"}}' in metrics, (
+            path
+        )
 
 
 async def test_schemathesis_finds_nothing_where_no_key_is_needed(tmp_path: Path) -> None:

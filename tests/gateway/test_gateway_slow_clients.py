@@ -66,6 +66,39 @@ async def test_the_next_head_on_a_connection_has_the_same_limit(tmp_path: Path) 
         assert (await rest_of(reader)).startswith(b"HTTP/1.1 408 ")
 
 
+@pytest.mark.parametrize(
+    ("request_line", "type_of"),
+    [
+        (b"POST /v1/messages?beta=true HTTP/1.1\r\n", "invalid_request_error"),
+        (b"POST /v1/messages/count_tokens HTTP/1.1\r\nx-more: ", "invalid_request_error"),
+        (b"GET /v1/models HTTP/1.1\r\nanthropic-version: 2023-06-01\r\n", "invalid_request_error"),
+        (b"POST /v1/responses HTTP/1.1\r\n", None),
+        (b"GET /v1/models HTTP/1.1\r\n", None),
+    ],
+)
+@pytest.mark.parametrize(
+    ("rest", "status"),
+    [
+        (b"x", 408),
+        (b"x-padding: " + b"x" * 70_000, 431),
+        (b"x: y\r\nupgrade: h2c\r\nconnection: upgrade\r\ncontent-length: 2\r\n\r\n{}", 400),
+        (b"x: y\r\n\0: \r\n\r\n", 400),
+    ],
+)
+@anew_after_a_stall
+async def test_what_is_refused_with_its_head_is_told_in_the_shape_of_its_path(
+    tmp_path: Path, request_line: bytes, type_of: str | None, rest: bytes, status: int
+) -> None:
+    async with gateway(tmp_path, extra="[gateway]\nclient_timeout_seconds = 0.3\n" * (status == 408)) as gate:
+        head, _, body = (await gate.raw(request_line + rest)).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d " % status)
+        assert (b"x-should-retry: false" in head) == (status != 408)
+        told = json.loads(body)
+        assert told.get("type") == (type_of and "error")
+        assert told["error"]["type"] == "invalid_request_error"
+        assert ("code" in told["error"]) == (type_of is None)
+
+
 async def test_a_slow_head_that_gets_there_in_time_is_answered(tmp_path: Path) -> None:
     async with gateway(tmp_path) as gate, connection(gate) as (reader, writer):
         for byte in b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n":
@@ -152,7 +185,7 @@ async def test_a_client_that_does_not_read_a_whole_answer_loses_its_connection(t
             client.sendall(CHAT + b"content-length: %d\r\n\r\n" % len(BODY) + BODY)
             async with asyncio.timeout(60):
                 while (
-                    b'attune_requests_total{path="/v1/chat/completions",status="499"} 1.0'
+                    b'attune_requests_total{outcome="left",path="/v1/chat/completions",status="499"} 1.0'
                     not in (await gate.get("/metrics")).body
                 ):
                     await asyncio.sleep(0.02)

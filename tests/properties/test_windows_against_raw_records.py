@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from attune.models.cells import _borrowed
+from attune.models.borrowing import _borrowed
 from attune.models.performance import BUCKET_SECONDS
-from attune.models.telemetry import TokenUsage
+from attune.models.telemetry import Outcome, TokenUsage
 from attune.models.windows import PerformanceStats
-from support.routing import DAY, Estimate, an_attempt, rollup_rows
+from support.routing import DAY, Estimate, an_attempt, rollup_rows, said
 
 START = 20_000 * DAY
 WINDOW_DAYS = 3
@@ -22,6 +22,12 @@ KEYS = [
     ("docs", "check", "fix_bug"),
 ]
 LABELS = ["a/mid", "b/mid"]
+ENDS = {
+    "answered": {"success": True},
+    "failed": {"success": False},
+    "timed out": {"success": False, "error_code": "timeout"},
+    "cancelled": {"success": False, "error_class": "cancelled"},
+}
 
 
 class Attempt:
@@ -30,7 +36,7 @@ class Attempt:
     def __init__(self, record) -> None:
         self.record = record
         self.good = record.success
-        self.outcome: bool | None = None
+        self.outcome: Outcome | None = None
 
 
 class RawRecords:
@@ -46,20 +52,32 @@ class RawRecords:
 
     def add(self, record) -> None:
         self.attempts.append(Attempt(record))
+        if record.error_class == "cancelled":
+            return
         for level in self._levels_of(record):
             self.results.setdefault(level, []).append((bucket_of(record), not record.success))
 
-    def correct(self, attempt: Attempt, success: bool) -> None:
-        after = attempt.record.success and success
+    def correct(self, attempt: Attempt, outcome: Outcome) -> None:
+        after = attempt.record.success and outcome.success
         if attempt.good != after:
             attempt.good = after
             for level in self._levels_of(attempt.record):
                 self._flip_newest(self.results[level], failed=not after)
-        attempt.outcome = success
+        attempt.outcome = outcome
+
+    def labels(self, key, label: str, first: int) -> list[float]:
+        return [
+            a.outcome.label
+            for a in self.attempts
+            if a.outcome is not None
+            and a.record.success
+            and (key, label) in {(lv[:-1], lv[-1]) for lv in self._levels_of(a.record)}
+            and bucket_of(a.record) >= first
+        ]
 
     def estimate(self, key, label: str, first: int) -> tuple[float, ...]:
         levels = self._levels(*key)
-        samples = [each for each in (self._sample(lv, label, first) for lv in levels) if each[0]]
+        samples = [each for each in (self._sample(lv, label, first) for lv in levels) if each[0] or each[2]]
         if not samples:
             return (0.9, 2000.0, 0.0, 0, 0, 0.0, None, 0, None)
         own = samples[0] if len(samples) == len(levels) else (0, 0, 0.0, 0)
@@ -90,9 +108,12 @@ class RawRecords:
             if (level, label) in {(lv[:-1], lv[-1]) for lv in self._levels_of(a.record)}
             and bucket_of(a.record) >= first
         ]
-        won = [a for a in found if a.good]
+        counted = [a for a in found if a.record.error_class != "cancelled"]
+        won = [a for a in counted if a.good]
+        until_stopped = [a for a in found if a.record.error_class == "cancelled" or a.record.error_code]
         last = [failed for at, failed in self.results.get((*level, label), []) if at >= first][-20:]
-        return len(found), len(won), sum(a.record.latency_ms for a in won), sum(last)
+        time = sum(a.record.latency_ms for a in won + until_stopped)
+        return len(counted), len(won), time, sum(last)
 
     @staticmethod
     def _levels(workflow: str, stage: str, task: str) -> list[tuple[str, ...]]:
@@ -133,14 +154,14 @@ class StatsMachine(RuleBasedStateMachine):
     @rule(
         key=st.sampled_from(KEYS),
         label=st.sampled_from(LABELS),
-        results=st.lists(st.booleans(), min_size=1, max_size=25),
+        ends=st.lists(st.sampled_from(sorted(ENDS)), min_size=1, max_size=25),
         latency=st.floats(1, 60_000),
     )
-    def observe(self, key, label, results, latency):
-        for success in results:
+    def observe(self, key, label, ends, latency):
+        for end in ends:
             workflow, stage, task = key
             record = an_attempt(
-                label, success, at=self.now, workflow=workflow, stage=stage, task=task, latency=latency
+                label, at=self.now, workflow=workflow, stage=stage, task=task, latency=latency, **ENDS[end]
             )
             self.stats.observe(record)
             self.raw.add(record)
@@ -149,14 +170,25 @@ class StatsMachine(RuleBasedStateMachine):
     def time_passes(self, seconds):
         self.now += seconds
 
-    @rule(data=st.data(), success=st.booleans())
-    def an_outcome_arrives(self, data, success):
+    @rule(data=st.data(), success=st.booleans(), score=st.none() | st.floats(0, 1))
+    def an_outcome_arrives(self, data, success, score):
         first = self.stats.first_bucket(self.now)
         within = [a for a in self.raw.attempts if bucket_of(a.record) >= first]
         if within:
             attempt = within[data.draw(st.integers(0, len(within) - 1))]
-            self.stats.correct(attempt.record, previous=attempt.outcome, success=success)
-            self.raw.correct(attempt, success)
+            outcome = said(success, score)
+            self.stats.correct(attempt.record, previous=attempt.outcome, outcome=outcome)
+            self.raw.correct(attempt, outcome)
+
+    @invariant()
+    def labels_are_those_of_the_answers(self):
+        first = self.stats.first_bucket(self.now)
+        for workflow in {key[0] for key in KEYS}:
+            for key, level in self.stats.keys(workflow):
+                for label, window in self.stats.windows(level, first):
+                    known = self.raw.labels(key, label, first)
+                    assert window.labels.labelled == len(known)
+                    assert window.labels.label_sum == pytest.approx(sum(known))
 
     @rule()
     def asking_gives_what_the_raw_records_say(self):
@@ -193,9 +225,8 @@ TestStatsMachine.settings = settings(max_examples=60, stateful_step_count=20, de
 
 
 attempts = st.builds(
-    lambda key, label, success, age, latency, tokens, cost: an_attempt(
+    lambda key, label, end, age, latency, tokens, cost: an_attempt(
         label,
-        success,
         at=START - age * DAY,
         workflow=key[0],
         stage=key[1],
@@ -203,10 +234,11 @@ attempts = st.builds(
         latency=latency,
         usage=None if tokens is None else TokenUsage(tokens, tokens // 2),
         cost=cost,
+        **ENDS[end],
     ),
     st.sampled_from(KEYS),
     st.sampled_from(LABELS),
-    st.booleans(),
+    st.sampled_from(sorted(ENDS)),
     st.integers(0, WINDOW_DAYS + 2),
     st.floats(1, 60_000),
     st.none() | st.integers(0, 10_000),
@@ -248,13 +280,15 @@ def test_the_cells_kept_are_those_of_the_keys_observed_last(records, max_cells):
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from("xyz"), st.booleans(), st.integers(1, 5000)), max_size=60),
+    st.lists(
+        st.tuples(st.sampled_from("xyz"), st.sampled_from(sorted(ENDS)), st.integers(1, 5000)), max_size=60
+    ),
     st.integers(0, 120),
 )
 def test_the_short_way_to_an_estimate_gives_what_the_long_way_gives(few, many):
     stats = PerformanceStats()
-    for stage, success, latency in few:
-        stats.observe(an_attempt(at=START, stage=stage, task="summarize", success=success, latency=latency))
+    for stage, end, latency in few:
+        stats.observe(an_attempt(at=START, stage=stage, task="summarize", latency=latency, **ENDS[end]))
     for number in range(many):
         stats.observe(an_attempt(at=START, stage="busy", success=number % 7 != 0, latency=100 + number))
     first = stats.first_bucket(START)

@@ -6,7 +6,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from attune.models.adaptive_routing import AdaptiveModelRouter
-from attune.models.attempt import AttemptRunner
+from attune.models.attempt_runner import AttemptRunner
 from attune.models.candidate import Candidate
 from attune.models.circuit_breaker import CircuitState
 from attune.models.failure_domains import BreakerLimits, FailureDomains

@@ -6,23 +6,23 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from attune.models.adaptive_routing import AdaptiveModelRouter
+from attune.models.borrowing import NOT_MEASURED
 from attune.models.candidate import Refusal
-from attune.models.cells import NOT_MEASURED
 from attune.models.performance import BUCKET_SECONDS, RECENT, LatencySketch, counts, join_recent
 from attune.models.prices import PriceSchedule
 from attune.models.registry import ModelInfo, ModelRegistry, ModelTier
 from attune.models.state import RollupRow
-from attune.models.telemetry import LLMCallRecord, TokenUsage
+from attune.models.telemetry import LLMCallRecord, Outcome, TokenUsage
 from attune.testing import FakeClock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from attune.models.cells import Row
+    from attune.models.borrowing import Row
 
 
 class Estimate(NamedTuple):
-    """A ``Row`` of ``attune.models.cells`` by its names, with ``None`` for what was not measured."""
+    """A ``Row`` of ``attune.models.borrowing`` by its names, with ``None`` for what was not measured."""
 
     success_rate: float
     latency_ms: float
@@ -84,6 +84,7 @@ def an_attempt(
     usage: TokenUsage | None = USUAL,
     cost: int | None = 7_000_000,
     error_class: str = "transient",
+    error_code: str = "",
     tier: str | None = None,
     call_id: str = "call",
 ) -> LLMCallRecord:
@@ -106,14 +107,20 @@ def an_attempt(
         usage=usage,
         cost_nanos=cost,
         error_class="" if success else error_class,
+        error_code="" if success else error_code,
     )
+
+
+def said(success: bool, score: float | None = None, source: str = "caller") -> Outcome:
+    """What became known of an attempt's answer."""
+    return Outcome("call", 0.0, success, score, "call.0", source)
 
 
 def rollup_rows(records: Iterable[LLMCallRecord]) -> list[RollupRow]:
     """The roll-ups of attempts, as a store would sum them up, oldest bucket first."""
     groups: dict[tuple[object, ...], list[LLMCallRecord]] = defaultdict(list)
     for record in records:
-        if counts(record):
+        if counts(record) or record.error_class == "cancelled":
             cell = (record.workflow, record.stage, record.task_type, record.provider, record.model_id)
             groups[int(record.at // BUCKET_SECONDS), *cell, record.tier].append(record)
     ordered = sorted(groups.items(), key=lambda group: group[0][0])
@@ -122,8 +129,11 @@ def rollup_rows(records: Iterable[LLMCallRecord]) -> list[RollupRow]:
 
 def _sums(group: list[LLMCallRecord]) -> tuple[object, ...]:
     sketch, recent, recent_count = LatencySketch(), 0, 0
+    cancelled = [record for record in group if record.error_class == "cancelled"]
+    group = [record for record in group if record.error_class != "cancelled"]
     won = [record for record in group if record.success]
-    for record in won:
+    late = [record for record in group if record.error_code == "timeout"]
+    for record in won + late:
         sketch.add(record.latency_ms)
     for record in group:
         recent = join_recent(recent, int(not record.success), 1)
@@ -133,7 +143,7 @@ def _sums(group: list[LLMCallRecord]) -> tuple[object, ...]:
     return (
         len(group),
         len(won),
-        sum(record.latency_ms for record in won),
+        sum(record.latency_ms for record in won + late + cancelled),
         sum(costs),
         len(costs),
         sum(usage.input_tokens for usage in usages),
@@ -187,7 +197,7 @@ class Program:
         return self.decide(**options).candidate.label
 
     def decide(self, **options):
-        from attune.models.request import RouteRequest
+        from attune.models.route_request import RouteRequest
 
         return self.router.decide(RouteRequest(**{"workflow": "review", "stage": "check", **options}))
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import assert_type
+import re
+from typing import TYPE_CHECKING, assert_type
 
 from attune.errors import AttuneError, NoCandidateError, ProviderError, UnknownNameError
 from attune.models.adaptive_routing import AdaptiveModelRouter, RouteDecision, TierUpgrade
 from attune.models.auth_strategy import AuthMode, AuthStrategy, CostEstimate, SubscriptionTier
 from attune.models.executor import LLMExecutor, LLMResponse
 from attune.models.registry import ModelInfo, ModelRegistry, ModelTier, get_model
-from attune.models.request import ExecutionContext, LLMRequest, RouteRequest
+from attune.models.request import ExecutionContext, LLMRequest
+from attune.models.route_request import RouteRequest
 from attune.models.telemetry import DecisionRecord, LLMCallRecord
+from attune.models.validation import Validator, Verdict
+
+if TYPE_CHECKING:
+    from attune.runtime import Runtime
 
 # The catalog: a tier may be given by name.
 assert_type(get_model("anthropic", "cheap"), ModelInfo)
@@ -48,6 +54,20 @@ async def call(executor: LLMExecutor) -> str:
     assert_type(response, LLMResponse)
     assert_type(response.cost_usd, float | None)
     return response.text
+
+
+async def judged(ai: Runtime) -> float | None:
+    await ai.run("hello", validate=r"\d+", escalate=True)
+    await ai.run("hello", validate={"type": "object"})
+    await ai.run("hello", validate=Validator(re.compile("x")))
+    await ai.run("hello", validate=lambda answer: len(answer.text) > 3)
+    response = await ai.run("hello", validate=_slowly)
+    assert_type(response.verdict, Verdict | None)
+    return None if response.verdict is None else response.verdict.score
+
+
+async def _slowly(answer: LLMResponse) -> Verdict:
+    return Verdict(True, 0.75, answer.text)
 
 
 def explain(error: AttuneError) -> str | None:

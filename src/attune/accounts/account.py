@@ -64,6 +64,11 @@ class Account:
         scopes = self._record.scopes
         return scopes.models is None and scopes.tiers is None and scopes.providers is None
 
+    @property
+    def allows_realtime(self) -> bool:
+        """Whether realtime tasks may be asked for."""
+        return self._record.scopes.realtime
+
     def allows_route(self, path: str) -> bool:
         """Whether a path (without its query) is an allowed route or lies below one."""
         return any(path == route or path.startswith(f"{route}/") for route in self._routes)
@@ -102,7 +107,7 @@ class Account:
             raise self._refused("provider", provider, scopes.providers)
         if tier is not None and not self.allows_tier(tier):
             raise self._refused("tier", tier, scopes.tiers)
-        if realtime and not scopes.realtime:
+        if realtime and not self.allows_realtime:
             raise ScopeError(
                 f"the key {self.name!r} may not ask for a realtime task; it may ask for every other, "
                 "and a key made with --realtime for those too"

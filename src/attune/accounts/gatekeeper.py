@@ -221,5 +221,5 @@ def _too_fast(account: Account, wait: Wait, tokens: int) -> RateLimitedError:
         message = f"this call may take {tokens:,} tokens, more than the {allowance}; make it smaller"
         return RateLimitedError(message, retry_after=None)
     return RateLimitedError(
-        f"the {allowance} {are} used; try again in {ceil(wait.seconds * 10) / 10} s", retry_after=wait.seconds
+        f"the {allowance} {are} used; try again in {max(1, ceil(wait.seconds))} s", retry_after=wait.seconds
     )

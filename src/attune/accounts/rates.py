@@ -30,7 +30,9 @@ class RateEngine(Protocol):
     """Where rates are counted: in this process (``TokenBuckets``), or shared by several."""
 
     async def take(self, key_id: str, limits: KeyLimits, tokens: int) -> Wait | None:
-        """Take one request and ``tokens``, both or neither; ``None`` when they were taken."""
+        """Take one request and ``tokens``, both or neither; ``None`` when they were taken. What takes no
+        tokens does not wait for any.
+        """
 
     def settle(self, key_id: str, limits: KeyLimits, more: int) -> None:
         """Count ``more`` tokens than were taken for a call; fewer, if negative. Never waits or fails."""
@@ -83,7 +85,7 @@ class TokenBuckets:
                 ("requests", limits.requests_per_minute, 1),
                 ("tokens", limits.tokens_per_minute, tokens),
             )
-            if limit is not None
+            if limit is not None and amount
         ]
         waits = [Wait(what, bucket.per_minute, bucket.wait_s(amount, now)) for what, bucket, amount in asked]
         longest = max(waits, key=lambda wait: wait.seconds, default=None)

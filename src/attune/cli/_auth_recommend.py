@@ -1,4 +1,4 @@
-"""``attune auth recommend``: what should pay for work on one file."""
+"""``attune auth recommend``: what should pay for work on one file; ``_auth_recommend_folder`` for many."""
 
 from __future__ import annotations
 
@@ -8,29 +8,47 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attune.cli._exit import ExitCode
 from attune.cli._payment import (
-    NO_SUBSCRIPTION_YET,
     SET_A_KEY,
     credentials_off,
     find_payer,
+    plan_facts,
+    plan_windows,
     strategy_flags,
     why_mode,
+    why_not_the_key,
+    why_not_the_plan,
 )
 from attune.cli._terminal import counted, dollars, fitted, folded, load_config, print_json
 from attune.errors import InvalidRequestError
-from attune.models.auth_strategy import AuthFacts, AuthMode, CostEstimate
+from attune.models.auth_strategy import AuthMode, CostEstimate
 from attune.models.registry import ModelTier
+from attune.providers.catalogue import SUBSCRIPTION
 
 if TYPE_CHECKING:
-    from attune.config import Config
-    from attune.models.auth_strategy import AuthStrategy
+    from collections.abc import Mapping
 
-__all__ = ["Recommendation", "as_json", "describe", "read_text", "recommend", "show_recommendation"]
+    from attune.cli._payment import Payer
+    from attune.config import Config
+    from attune.models.auth_strategy import AuthFacts, AuthStrategy
+    from attune.models.state import Fact
+
+__all__ = [
+    "Recommendation",
+    "Situation",
+    "as_json",
+    "describe",
+    "read_text",
+    "recommend",
+    "show_recommendation",
+]
 
 MAX_FILE_BYTES = 10 * 1024 * 1024
 
 
 class Recommendation(NamedTuple):
-    """What should pay for a file; ``api`` and ``subscription`` are what it costs either way."""
+    """What should pay for a file; ``api`` and ``subscription`` are what it costs either way. ``obstacle`` is
+    why something else would pay than what is recommended.
+    """
 
     file: Path
     lines: int
@@ -42,6 +60,7 @@ class Recommendation(NamedTuple):
     api: CostEstimate
     subscription: CostEstimate
     payer: str | None
+    obstacle: str = ""
 
     @property
     def tokens_per_line(self) -> float:
@@ -50,7 +69,11 @@ class Recommendation(NamedTuple):
 
 
 def show_recommendation(args: Any) -> int:
-    """Recommend for the file of ``args``; returns the exit code."""
+    """Recommend for the file or the folder of ``args``; returns the exit code."""
+    if is_folder(args.file):
+        from attune.cli._auth_recommend_folder import show_folder
+
+        return show_folder(args)
     text = read_text(args.file)
     config = load_config(args, strategy_flags(args))
     found = recommend(Path(args.file), text, config.auth, config)
@@ -61,30 +84,63 @@ def show_recommendation(args: Any) -> int:
     return ExitCode.OK
 
 
-def recommend(file: Path, text: str, strategy: AuthStrategy, config: Config) -> Recommendation:
+def is_folder(name: str) -> bool:
+    """Whether there is a folder of that name."""
+    try:
+        return Path(name).is_dir()
+    except ValueError:  # a name that cannot be one
+        return False
+
+
+class Situation(NamedTuple):
+    """What is known now beyond the work itself: what is off, who would pay, and what is left of a plan."""
+
+    now: float
+    off: Mapping[str, Fact]
+    payer: Payer | None
+    facts: AuthFacts
+
+    @classmethod
+    def of(cls, config: Config) -> Situation:
+        """What the ledger and the configuration say."""
+        now = time.time()
+        off = credentials_off(config, now)
+        facts = plan_facts(config, off, plan_windows(config, now))
+        return cls(now, off, find_payer(config, off), facts)
+
+
+def recommend(
+    file: Path, text: str, strategy: AuthStrategy, config: Config, situation: Situation | None = None
+) -> Recommendation:
     """Count the file and compare both modes at today's prices."""
     from attune.tokens import count_tokens
 
-    now = time.time()
-    payer = find_payer(config, credentials_off(config, now))
+    now, off, payer, known = Situation.of(config) if situation is None else situation
     served = config.registry.get_model("anthropic", ModelTier.CAPABLE)
-    paid = payer.model if payer and not payer.model.local else served
+    with_a_key = payer is not None and not payer.model.local and payer.credential != SUBSCRIPTION
+    paid = payer.model if payer is not None and with_a_key else served
     lines, tokens = len(text.splitlines()), count_tokens(text, paid.id)
     by_plan = strategy.estimate_cost(
         lines, AuthMode.SUBSCRIPTION, model=served, input_tokens=count_tokens(text, served.id), at=now
     )
-    facts = AuthFacts(context_fits=by_plan.fits_context)
+    facts = known._replace(context_fits=by_plan.fits_context)
+    mode = strategy.get_recommended_mode(lines, facts)
     return Recommendation(
         file=file,
         lines=lines,
         size=strategy.get_module_size_category(lines),
         tokens=tokens,
         assumed_multiplier=strategy.loc_to_tokens_multiplier,
-        mode=strategy.get_recommended_mode(lines, facts),
+        mode=mode,
         reason=why_mode(strategy, lines, facts),
         api=strategy.estimate_cost(lines, AuthMode.API, model=paid, input_tokens=tokens, at=now),
         subscription=by_plan,
         payer=str(payer) if payer else None,
+        obstacle=(
+            why_not_the_plan(config, payer, off)
+            if mode is AuthMode.SUBSCRIPTION
+            else why_not_the_key(config, payer)
+        ),
     )
 
 
@@ -102,8 +158,8 @@ def describe(found: Recommendation) -> str:
             lead=2,
         ),
     ]
-    if found.mode is AuthMode.SUBSCRIPTION:
-        parts += ["", folded(f"{NO_SUBSCRIPTION_YET}: {found.payer or 'nothing'} would pay")]
+    if found.obstacle:
+        parts += ["", folded(f"{found.obstacle}; {found.payer or 'nothing'} would pay")]
     elif found.payer is None:
         parts += ["", folded(f"no credential is there that could pay: {SET_A_KEY}")]
     return "\n".join(parts)

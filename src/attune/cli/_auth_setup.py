@@ -14,6 +14,7 @@ from attune.cli._payment import SET_A_KEY, paying, strategy_flags
 from attune.cli._terminal import load_config, print_json
 from attune.config import load_auth, reset_auth, save_auth, saved_files
 from attune.config._paths import find_paths
+from attune.config.enrolment import PLAN, enrol_plan
 from attune.errors import InvalidRequestError
 from attune.models.auth_strategy import PLAN_USD_A_MONTH, AuthMode, AuthStrategy, SubscriptionTier
 
@@ -33,7 +34,8 @@ _NO_TERMINAL = (
 def setup(args: Any) -> int:
     """Find out what is there, ask or take the options, save; returns the exit code."""
     flags, wants_json = strategy_flags(args), getattr(args, "json", False)
-    asks = not flags and not getattr(args, "yes", False)
+    enrols = bool(getattr(args, "enrol_plan", False))
+    asks = not (flags or enrols or getattr(args, "yes", False))
     if asks and (wants_json or not _is_interactive()):
         raise InvalidRequestError(_NO_TERMINAL)
     file = getattr(args, "file", None)
@@ -45,15 +47,19 @@ def setup(args: Any) -> int:
         _show_found(config, login)
     if asks:
         strategy = _answered(_start(config, login), config, file)
+        enrols = strategy is not None and _asks_to_enrol(config, login)
     if strategy is None:
         note("nothing was saved")
         return INTERRUPTED
     compared = None if text is None or asks else recommend(Path(str(file)), text, strategy, config)
     save_auth(config.paths.auth_file, strategy)
+    enrolled = _enrol(config) if enrols else ""
     if wants_json:
         _report_json(config, strategy, compared)
     else:
         _report(config, strategy, compared)
+    if enrolled:
+        note(enrolled)
     return ExitCode.OK
 
 
@@ -141,6 +147,24 @@ def _asked(start: AuthStrategy) -> AuthStrategy:
             "Prefer the subscription for medium and large work?", default=start.prefer_subscription
         ).unsafe_ask()
     return _changed(start, answers)
+
+
+def _asks_to_enrol(config: Config, login: ClaudeLogin) -> bool:
+    """Whether the user wants the plan that is logged in to answer."""
+    if config.plans or login.plan is SubscriptionTier.NONE:
+        return False
+    import questionary
+
+    what = f"Let the plan answer attune's own calls, too? It is then named in {config.paths.config_file}."
+    return bool(questionary.confirm(what, default=False).ask())
+
+
+def _enrol(config: Config) -> str:
+    """Enrol the plan; what came of it, for people."""
+    if config.plans:
+        return f"the plan is enrolled already, as {config.plans[0].name}"
+    enrol_plan(config.paths.config_file)
+    return f"enrolled the plan as {PLAN} in {config.paths.config_file}"
 
 
 def _is_readable(answer: str) -> bool | str:

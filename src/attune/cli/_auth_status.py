@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from attune.cli._exit import ExitCode
 from attune.cli._payment import (
-    NO_SUBSCRIPTION_YET,
     SET_A_KEY,
     credentials_off,
     find_payer,
     paying,
+    plan_facts,
+    plan_windows,
     strategy_flags,
     why_mode,
+    why_not_the_key,
+    why_not_the_plan,
 )
+from attune.cli._quota import prospect, quota_as_json, span
 from attune.cli._terminal import folded, load_config, print_json, print_table, utc
 from attune.models.auth_strategy import AuthMode
 
@@ -22,21 +26,25 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from attune.config import Config
-    from attune.models.auth_strategy import AuthStrategy
+    from attune.models.auth_strategy import AuthFacts, AuthStrategy
     from attune.models.state import Fact
 
 
 def show_status(args: Any) -> int:
     """Show the strategy, the credentials and what would pay; returns the exit code."""
     config = load_config(args, strategy_flags(args))
-    off = credentials_off(config, time.time())
-    strategy, credentials, work = _strategy(config), _credentials(config, off), _work(config, off)
+    now = time.time()
+    off = credentials_off(config, now)
+    windows = plan_windows(config, now)
+    strategy, credentials = _strategy(config), _credentials(config, off)
+    work = _work(config, off, plan_facts(config, off, windows))
     if getattr(args, "json", False):
         paths = {
             "auth_file": str(config.paths.auth_file),
             "config_file": str(config.paths.config_file),
         }
-        print_json({"strategy": strategy, "credentials": credentials, "pays": work, **paths})
+        quota = [quota_as_json(each) for each in windows]
+        print_json({"strategy": strategy, "credentials": credentials, "quota": quota, "pays": work, **paths})
         return ExitCode.OK
     print_table(
         ("field", "value", "from"),
@@ -50,6 +58,18 @@ def show_status(args: Any) -> int:
         print(folded(f"{source}{state}", "  "))
     if not credentials:
         print(folded(f"none: {SET_A_KEY}", "  "))
+    if windows:
+        print("\nquota")
+    for known in windows:
+        used, resets_at = known.window.utilization, known.window.resets_at
+        share = "use unknown" if used is None else f"{used:.0%} used"
+        reset = "" if resets_at is None else f", resets in {span(resets_at - now)}"
+        print(
+            folded(
+                f"{known.provider} {known.window.name}: {share}{reset}; {prospect(known, now)}".rstrip("; "),
+                "  ",
+            )
+        )
     print("\nwhat would pay now")
     for each in work:
         print(folded(f"{each['work']} ({each['lines']} lines): {each['summary']}", "  "))
@@ -87,22 +107,21 @@ def _credentials(config: Config, off: Mapping[str, Fact]) -> list[dict[str, Any]
     return found
 
 
-def _work(config: Config, off: Mapping[str, Fact]) -> list[dict[str, Any]]:
+def _work(config: Config, off: Mapping[str, Fact], facts: AuthFacts) -> list[dict[str, Any]]:
     """What would pay for each size of work; the last line of a size stands for it."""
     payer = find_payer(config, off)
     rows = []
-    for size, span, lines in _sizes(config.auth):
-        mode = config.auth.get_recommended_mode(lines)
-        why = why_mode(config.auth, lines)
+    for size, lines_of_size, lines in _sizes(config.auth):
+        mode = config.auth.get_recommended_mode(lines, facts)
+        why = why_mode(config.auth, lines, facts)
         uses = f"{payer} would pay" if payer else "nothing can pay; no credential is there that works"
-        if mode is AuthMode.SUBSCRIPTION:
-            summary = f"subscription recommended ({why}), but {NO_SUBSCRIPTION_YET}: {uses}"
-        else:
-            summary = f"{uses} ({why})"
+        by_plan = mode is AuthMode.SUBSCRIPTION
+        obstacle = why_not_the_plan(config, payer, off) if by_plan else why_not_the_key(config, payer)
+        summary = f"{mode} recommended ({why}), but {obstacle}; {uses}" if obstacle else f"{uses} ({why})"
         rows.append(
             {
                 "work": size,
-                "lines": span,
+                "lines": lines_of_size,
                 "recommended": mode.value,
                 "provider": payer.model.provider if payer else None,
                 "model": payer.model.id if payer else None,

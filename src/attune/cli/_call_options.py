@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from attune.errors import InvalidRequestError
+from attune.models.policy_names import POLICIES
 from attune.models.request import ExecutionContext
 
 if TYPE_CHECKING:
@@ -28,11 +29,13 @@ def add_call_options(parser: CommandParser) -> None:
     call.add_argument("--model", metavar="M", help="this model, as ID or PROVIDER/ID")
     call.add_argument("--max-cost", type=float, metavar="USD", help="the most that one call may cost")
     call.add_argument("--max-latency-ms", type=float, metavar="N", help="the longest usual latency")
+    call.add_argument("--policy", metavar="P", help=f"who decides: {', '.join(POLICIES)}")
+    call.add_argument("--no-explore", action="store_true", help="try nothing but what is believed best")
 
 
 def context_of(args: argparse.Namespace) -> ExecutionContext:
     """The context that the options describe. Raises ``InvalidRequestError``."""
-    for name in ("workflow", "stage", "task", "tier", "model"):
+    for name in ("workflow", "stage", "task", "tier", "model", "policy"):
         given = getattr(args, name)
         if given is not None and not given.strip():
             raise InvalidRequestError(f"--{name} is empty; give a name, or leave it out")
@@ -45,6 +48,8 @@ def context_of(args: argparse.Namespace) -> ExecutionContext:
         model=args.model,
         max_cost=args.max_cost,
         max_latency_ms=args.max_latency_ms,
+        policy=args.policy,
+        explore=False if args.no_explore else None,
     )
 
 

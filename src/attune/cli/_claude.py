@@ -23,18 +23,25 @@ MAX_REPORT_CHARS = 64 * 1024
 
 
 class ClaudeLogin(NamedTuple):
-    """What was found: one line for people, and the plan if a subscription is logged in."""
+    """What was found: one line for people, and the plan if a subscription is logged in that is known."""
 
     summary: str
     plan: SubscriptionTier = SubscriptionTier.NONE
+    logged_in: bool = False
 
 
-def find_claude_login(environ: Mapping[str, str] = os.environ) -> ClaudeLogin:
-    """Ask ``claude auth status``, without the variables that would make it look at an API key."""
-    program = shutil.which("claude", path=environ.get("PATH"))
+SHADOWS = ("ANTHROPIC_", "CLAUDE_CODE_")
+"""How the variables begin that let the program use something else than the login."""
+
+
+def find_claude_login(environ: Mapping[str, str] = os.environ, program: str | None = None) -> ClaudeLogin:
+    """Ask ``claude auth status``, without the variables that would make it look at an API key. ``program`` is
+    by default the one that PATH names.
+    """
+    program = program or shutil.which("claude", path=environ.get("PATH"))
     if program is None:
         return ClaudeLogin("the claude program is not installed, so there is no login of it")
-    clean = {name: value for name, value in environ.items() if not name.startswith("ANTHROPIC_")}
+    clean = {name: value for name, value in environ.items() if not name.startswith(SHADOWS)}
     try:
         done = subprocess.run(  # noqa: S603 - a fixed command, the program that PATH names
             [program, "auth", "status"],
@@ -54,5 +61,6 @@ def find_claude_login(environ: Mapping[str, str] = os.environ) -> ClaudeLogin:
     try:
         plan = SubscriptionTier(str(report.get("subscriptionType")))
     except ValueError:
-        return ClaudeLogin("the claude program has a subscription logged in, of a plan attune does not know")
-    return ClaudeLogin(f"the claude program has a {plan} subscription logged in", plan)
+        unknown = "the claude program has a subscription logged in, of a plan attune does not know"
+        return ClaudeLogin(unknown, logged_in=True)
+    return ClaudeLogin(f"the claude program has a {plan} subscription logged in", plan, logged_in=True)

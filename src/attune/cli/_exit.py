@@ -57,7 +57,7 @@ MEANINGS = {
     ExitCode.USAGE: "the command line makes no sense",
     ExitCode.CONFIGURATION: "the configuration, the ledger or another of attune's files is wrong",
     ExitCode.NO_ANSWER: "no candidate could answer",
-    ExitCode.CREDENTIALS: "no credential could pay: none is there, or it was refused or is out of money",
+    ExitCode.CREDENTIALS: "no credential could pay: none is there, it was refused or is out of money",
     ExitCode.BEYOND_LIMITS: "a policy is proven to be beyond the limits that were given",
     ExitCode.UNDECIDED: "what is in the ledger does not decide the question",
 }
@@ -100,12 +100,20 @@ def guarded(command: Callable[P, int]) -> Callable[P, int]:
         try:
             return command(*args, **kwargs)
         except AttuneError as error:
-            note(str(error))
+            note(_said(error))
             if any(map(_wants_json, (*args, *kwargs.values()))):
                 print_json({"error": _described(error)})
             return exit_code(error)
 
     return run
+
+
+def _said(error: AttuneError) -> str:
+    """The error, and by what id the ledger knows the call that it ended."""
+    if not error.call_id:
+        return str(error)
+    which = f" (call {error.call_id})"
+    return plain(str(error))[: MAX_LINE_CHARS - len(which)] + which
 
 
 def print_json(value: Any) -> None:
@@ -136,6 +144,7 @@ def _described(error: AttuneError) -> dict[str, Any]:
         dropped = [{"candidate": candidate, "reason": plain(reason)} for candidate, reason in error.drops]
         described |= {"nearest": error.nearest, "lacks": error.lacks, "dropped": dropped}
     attempts = [_described(attempt) for attempt in getattr(error, "attempts", ())]
+    described |= {"call_id": error.call_id} if error.call_id else {}
     return {**described, "attempts": attempts, "retry_at": getattr(error, "retry_at", None)}
 
 

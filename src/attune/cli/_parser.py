@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["CommandParser", "add_commands", "build_parser"]
 
 
+MAX_COLUMNS = 98
+"""The longest lines of prose, however wide the terminal is."""
+
+
 class Command(NamedTuple):
     """A command: the module that has its ``configure(parser)``, and what it does."""
 
@@ -33,6 +37,7 @@ COMMANDS = {
     "models": Command("attune.cli.models", "list the models, their tiers and today's prices"),
     "tasks": Command("attune.cli.tasks", "list the known tasks and the tier that is enough for each"),
     "stats": Command("attune.cli.stats", "show what happened: calls, success, cost, latency, savings"),
+    "quota": Command("attune.cli.quota", "show what is left of your plan's quota, and when it runs out"),
     "breakers": Command("attune.cli.breakers", "show what is tripped, off or cooling down"),
     "keys": Command("attune.cli.keys", "make, list and revoke the keys of the gateway"),
     "outcome": Command("attune.cli.outcome", "say later whether the answer of a call was good"),
@@ -46,13 +51,33 @@ COMMANDS = {
 }
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Folds what is said of a command to the terminal's width; indented lines, as of examples, stay."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        import textwrap
+        from itertools import groupby
+
+        folded: list[str] = []
+        for is_prose, lines in groupby(text.splitlines(), key=_is_prose):
+            if is_prose:
+                folded += textwrap.wrap(" ".join(lines), min(width, MAX_COLUMNS), break_on_hyphens=False)
+            else:
+                folded += lines
+        return "".join(f"{indent}{line}\n" for line in folded)
+
+
+def _is_prose(line: str) -> bool:
+    return bool(line) and not line.startswith(" ")
+
+
 class CommandParser(argparse.ArgumentParser):
     """A parser that adds its options when it is used, and whose errors are one line with the nearest name."""
 
     def __init__(
         self, *args: Any, configure: Callable[[CommandParser], None] | None = None, **kwargs: Any
     ) -> None:
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("formatter_class", _Help)
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
         self._configure = configure

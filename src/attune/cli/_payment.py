@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attune.cli._exit import note
 from attune.cli._ledger import open_ledger
+from attune.cli._quota import known_windows
+from attune.cli._terminal import utc
 from attune.config.settings import NO_CREDENTIAL
-from attune.errors import NoCandidateError, StoreError
+from attune.errors import ConfigError, NoCandidateError, StoreError
 from attune.models.auth_strategy import AuthFacts, AuthMode, AuthStrategy, SubscriptionTier
 from attune.models.registry import ModelTier
 from attune.models.state import FactKind
-from attune.providers.catalogue import KNOWN_PROVIDERS
+from attune.providers.catalogue import KNOWN_PROVIDERS, SUBSCRIPTION
+from attune.providers.secret import resolve_secret
 from attune.wire.redaction import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping, Sequence
 
+    from attune.cli._quota import KnownWindow
     from attune.config import Config
     from attune.models.registry import ModelInfo
     from attune.models.state import Fact
 
 __all__ = [
-    "NO_SUBSCRIPTION_YET",
+    "ENROL_A_PLAN",
     "SET_A_KEY",
     "Payer",
     "check_enrolled",
     "credentials_off",
     "find_payer",
+    "is_replaced",
     "paying",
+    "plan_facts",
+    "plan_windows",
     "strategy_flags",
     "why_mode",
+    "why_not_the_key",
+    "why_not_the_plan",
 ]
 
-NO_SUBSCRIPTION_YET = "this version executes on API keys and local models, not on a subscription"
+ENROL_A_PLAN = (
+    'add [providers.claude] with kind = "claude_subscription" to the configuration, or let '
+    "`attune auth setup --enrol-plan` do it"
+)
 SET_A_KEY = "set ANTHROPIC_API_KEY, OPENAI_API_KEY or GEMINI_API_KEY, or add a provider"
 
 
@@ -101,7 +114,21 @@ def credentials_off(config: Config, now: float) -> dict[str, Fact]:
     except StoreError as error:
         note(str(error))
         facts = []
-    return {fact.key: fact for fact in facts if fact.kind is FactKind.CREDENTIAL_OFF and fact.until > now}
+    off = (fact for fact in facts if fact.kind is FactKind.CREDENTIAL_OFF and fact.until > now)
+    return {fact.key: fact for fact in off if not is_replaced(fact, config)}
+
+
+def is_replaced(fact: Fact, config: Config) -> bool:
+    """Whether a fact is of a credential whose key is another one now: every process then tries it at once."""
+    if fact.kind is not FactKind.CREDENTIAL_OFF or not fact.data:
+        return False
+    name, _, credential = fact.key.rpartition("#")
+    references = (each.keys.get(credential) for each in config.providers if each.name == name)
+    try:
+        keys = [resolve_secret(each, os.environ, where=name) for each in references if each is not None]
+    except ConfigError:
+        return False
+    return any(fact.data != key.fingerprint for key in keys)
 
 
 def find_payer(config: Config, off: Collection[str]) -> Payer | None:
@@ -119,17 +146,54 @@ def find_payer(config: Config, off: Collection[str]) -> Payer | None:
     return None
 
 
+def why_not_the_plan(config: Config, payer: Payer | None, off: Mapping[str, Fact]) -> str:
+    """Why not the subscription would pay that is recommended; empty if it would."""
+    if not config.plans:
+        return f"no plan is enrolled: {ENROL_A_PLAN}"
+    if payer is not None and payer.credential == SUBSCRIPTION:
+        return ""
+    facts = [off.get(f"{each.name}#{SUBSCRIPTION}") for each in config.plans]
+    if known := [fact for fact in facts if fact is not None]:
+        return f"{known[0].key} is off until {utc(known[0].until)}: {known[0].detail}"
+    return 'other models come first: the mode "subscription" changes that, and so does [tiers]'
+
+
+def why_not_the_key(config: Config, payer: Payer | None) -> str:
+    """Why the subscription would pay where an API key is recommended; empty if it would not."""
+    if payer is None or payer.credential != SUBSCRIPTION:
+        return ""
+    others = len(config.providers) > len(config.plans)
+    return "the plan's models come first" if others else "no API key is there"
+
+
+def plan_windows(config: Config, now: float) -> list[KnownWindow]:
+    """``known_windows``, and none of a ledger that cannot be read: ``credentials_off`` points that out."""
+    try:
+        return known_windows(config, now)
+    except StoreError:
+        return []
+
+
+def plan_facts(config: Config, off: Collection[str], windows: Sequence[KnownWindow]) -> AuthFacts:
+    """What is known of the plans' quota that may beat the size of the work."""
+    keys = {f"{each.name}#{SUBSCRIPTION}" for each in config.plans}
+    spent = bool(keys) and keys.issubset(off)
+    known = [each for each in windows if each.runs_out is not None]
+    expires = all(each.would_expire for each in known) if known else None
+    return AuthFacts(window_exhausted=spent or None, quota_would_expire=None if spent else expires)
+
+
 def why_mode(strategy: AuthStrategy, lines: int, facts: AuthFacts | None = None) -> str:
     """Why ``get_recommended_mode`` says what it says, in a few words."""
     if strategy.default_mode is not AuthMode.AUTO:
         return f"the mode is set to {strategy.default_mode}"
     if strategy.subscription_tier is SubscriptionTier.NONE:
-        return "there is no subscription plan"
+        return "the strategy names no plan"
     if not strategy.prefer_subscription:
         return "the subscription is not preferred"
     known = facts if facts is not None and strategy.cost_optimization else AuthFacts()
     if known.window_exhausted:
-        return "the subscription's quota window is used up"
+        return "the subscription is off: its quota is used up, or it was refused"
     if known.context_fits is False:
         return "it does not fit the context window that the subscription serves"
     size = strategy.get_module_size_category(lines)

@@ -53,7 +53,7 @@ class LoggedCalls:
                 self.without_attempts += 1
 
     def _logged(self, chain: CallChain) -> LoggedCall:
-        decision, attempts, outcome = chain
+        decision, attempts, outcome = chain.decision, chain.attempts, chain.outcome
         models: dict[str, float] = {}
         for candidate in decision.ranked:
             label = f"{candidate.provider}/{candidate.model_id}"

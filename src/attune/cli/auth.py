@@ -38,7 +38,7 @@ def configure(parser: CommandParser) -> None:
 def cmd_auth_setup(args: Any = None) -> int:
     """Ask for the strategy, or take it from the options, and save it; returns the exit code.
 
-    Options: ``config``, ``json``, ``yes``, ``file`` and the fields of ``AuthStrategy``.
+    Options: ``config``, ``json``, ``yes``, ``file``, ``enrol_plan`` and the fields of ``AuthStrategy``.
     """
     from attune.cli._auth_setup import setup
 
@@ -69,7 +69,7 @@ def cmd_auth_reset(args: Any = None) -> int:
 
 @guarded
 def cmd_auth_recommend(args: Any) -> int:
-    """Recommend what should pay for a file; returns the exit code.
+    """Recommend what should pay for a file or the files of a folder; returns the exit code.
 
     Options: ``file`` (required), ``config``, ``json`` and the fields of ``AuthStrategy``.
     """
@@ -85,6 +85,11 @@ def _configure_setup(parser: CommandParser) -> None:
     )
     parser.epilog = "examples:\n  attune auth setup\n  attune auth setup --plan max --mode auto"
     _add_strategy_options(parser)
+    parser.add_argument(
+        "--enrol-plan",
+        action="store_true",
+        help="let the Claude plan that is logged in answer: adds [providers.claude] to the configuration",
+    )
     parser.add_argument("--file", metavar="FILE", help="show both modes' costs for this file")
     parser.add_argument(
         "--yes", action="store_true", help="ask nothing: take what was found and the defaults"
@@ -115,10 +120,10 @@ def _configure_reset(parser: CommandParser) -> None:
 def _configure_recommend(parser: CommandParser) -> None:
     parser.description = (
         "Counts a file's lines and tokens, and shows what should pay for work on it, why, and what it\n"
-        "costs either way at today's prices."
+        "costs either way at today's prices; for a folder a table of its modules, and a total."
     )
     parser.epilog = "example:\n  attune auth recommend src/app.py"
-    parser.add_argument("file", metavar="FILE", help="a text file")
+    parser.add_argument("file", metavar="PATH", help="a text file, or a folder of them")
     _add_strategy_options(parser)
     add_shared_options(parser)
     parser.set_defaults(run=cmd_auth_recommend)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from attune.cli._exit import ExitCode, guarded
 from attune.cli._ledger import open_ledger
 from attune.cli._parser import add_shared_options
+from attune.cli._payment import is_replaced
 from attune.cli._terminal import load_config, print_json, print_table, utc
 from attune.models.state import FactKind
 
@@ -24,9 +25,9 @@ _STATES = {
     FactKind.COOLDOWN: "cooling down",
     FactKind.CREDENTIAL_OFF: "credential off",
     FactKind.MODEL_OFF: "model off",
-    FactKind.QUOTA: "quota window",
 }
 _HALF_OPEN = "half-open (a probe is allowed)"
+_REPLACED = "closed: its key was replaced"
 
 
 def configure(parser: CommandParser) -> None:
@@ -43,8 +44,13 @@ def configure(parser: CommandParser) -> None:
 @guarded
 def cmd_breakers(args: argparse.Namespace) -> int:
     """Show what is tripped, off or cooling down; returns the exit code."""
-    ledger = open_ledger(load_config(args))
-    rows = [_row(fact, time.time()) for fact in (ledger.facts() if ledger else ())]
+    config = load_config(args)
+    ledger, now = open_ledger(config), time.time()
+    rows = [
+        _row(fact, now, replaced=is_replaced(fact, config))
+        for fact in (ledger.facts() if ledger else ())
+        if fact.kind is not FactKind.QUOTA  # `attune quota` shows those
+    ]
     if args.json:
         print_json({"domains": rows})
     elif not rows:
@@ -67,9 +73,10 @@ def cmd_breakers(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _row(fact: Fact, now: float) -> dict[str, Any]:
-    holds = fact.until > now
+def _row(fact: Fact, now: float, *, replaced: bool) -> dict[str, Any]:
+    holds = fact.until > now and not replaced
     past = _HALF_OPEN if fact.kind is FactKind.BREAKER and fact.until else "closed"
+    past = _REPLACED if replaced and fact.until > now else past
     return {
         "domain": fact.key,
         "kind": fact.kind.value,

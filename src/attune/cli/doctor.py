@@ -12,10 +12,11 @@ from attune.cli._claude import find_claude_login
 from attune.cli._exit import ExitCode, exit_code, guarded
 from attune.cli._ledger import open_ledger
 from attune.cli._parser import add_shared_options
-from attune.cli._payment import SET_A_KEY, find_payer, paying
+from attune.cli._payment import SET_A_KEY, find_payer, is_replaced, paying
 from attune.cli._terminal import folded, print_json, print_table, utc
 from attune.errors import AttuneError, ConfigError, StoreError
 from attune.models.state import FactKind
+from attune.providers.catalogue import SUBSCRIPTION
 from attune.providers.secret import resolve_secret
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from attune.models.state import Fact
 
 __all__ = ["cmd_doctor", "configure"]
+
+
+_REPLACED = "; its key was replaced since, so it is tried at once"
 
 
 class State(StrEnum):
@@ -88,13 +92,14 @@ def _checks(config_file: str | None) -> Iterator[Check]:
         yield _ledger(config, off)
         yield from _credentials(config)
         yield from _addresses(config)
-        yield _payer(config, off)
-        yield from (
-            Check("breakers", State.NOTE, f"{fact.key}: {fact.detail}, until {utc(fact.until)}")
-            for fact in off
-        )
+        yield from _gateway(config)
+        replaced = [fact for fact in off if is_replaced(fact, config)]
+        yield _payer(config, [fact for fact in off if fact not in replaced])
+        for fact in off:
+            until = f", until {utc(fact.until)}" if fact not in replaced else _REPLACED
+            yield Check("breakers", State.NOTE, f"{fact.key}: {fact.detail}{until}{_log_in(fact, config)}")
     yield _local(config)
-    yield Check("claude", State.OK, find_claude_login().summary)
+    yield from _claude(config)
     yield _clock(time.time())
 
 
@@ -120,7 +125,7 @@ def _ledger(config: Config, off: list[Fact]) -> Check:
         try:
             store.flush_sync(10)
             now = time.time()
-            off += [fact for fact in store.facts() if fact.until > now]
+            off += [f for f in store.facts() if f.until > now and f.kind is not FactKind.QUOTA]
         finally:
             store.close()
     except StoreError as error:
@@ -164,6 +169,21 @@ def _addresses(config: Config) -> Iterator[Check]:
             yield Check(f"{provider.name} address", State.NOTE, advice)
 
 
+def _gateway(config: Config) -> Iterator[Check]:
+    """What `attune up` leaves out, and what it would not start with."""
+    served = config.for_clients()
+    for notice in served.notices[len(config.notices) :]:
+        yield Check("gateway", State.NOTE, notice)
+    if not config.gateway.aliases:
+        return
+    from attune.gateway.naming import Names
+
+    try:
+        Names(config.registry, config.gateway.aliases, config.gateway.rules, served.enrolled).check()
+    except ConfigError as error:
+        yield Check("gateway", State.FAIL, str(error), exit_code(error))
+
+
 def _payer(config: Config, off: list[Fact]) -> Check:
     payer = find_payer(config, {fact.key for fact in off if fact.kind is FactKind.CREDENTIAL_OFF})
     if payer is None:
@@ -180,6 +200,37 @@ def _local(config: Config | None) -> Check:
         return Check("embedded model", State.OK, "installed")
     detail = "installed; beside other providers it answers only if the file names it ([providers.local])"
     return Check("embedded model", State.OK, detail)
+
+
+def _log_in(fact: Fact, config: Config) -> str:
+    """What mends a login that was refused: that it has expired shows only when it is used."""
+    plans = {f"{each.name}#{SUBSCRIPTION}" for each in config.plans}
+    refused = fact.kind is FactKind.CREDENTIAL_OFF and fact.key in plans and "refused" in fact.detail
+    return "; log in again: `claude auth login`" if refused else ""
+
+
+def _claude(config: Config | None) -> Iterator[Check]:
+    """The program and its login, and what stands in the way of a plan that is enrolled."""
+    if config is None or not config.plans:
+        yield Check("claude", State.OK, find_claude_login().summary)
+        return
+    from attune.cli._plan_traps import plan_traps
+    from attune.providers._claude_process import find_program
+    from attune.providers.claude_subscription import INSTALL
+
+    program = find_program(os.environ)
+    if program is None:
+        missing = f"the claude program is not installed, so the plan cannot pay; {INSTALL}"
+        yield Check("claude", State.FAIL, missing, ExitCode.CREDENTIALS)
+    else:
+        login = find_claude_login(os.environ, program)
+        if login.logged_in:
+            yield Check("claude", State.OK, login.summary)
+        else:
+            advice = f"{login.summary}, so the plan cannot pay; run `claude auth login`"
+            yield Check("claude", State.FAIL, advice, ExitCode.CREDENTIALS)
+    for trap in plan_traps(os.environ):
+        yield Check("claude", State.NOTE, trap)
 
 
 def _clock(now: float) -> Check:

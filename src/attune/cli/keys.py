@@ -96,9 +96,7 @@ def _configure_create(parser: CommandParser) -> None:
 
 
 def _configure_list(parser: CommandParser) -> None:
-    parser.description = (
-        "Shows every key: what it may use, what it has spent of its budgets, whether it is valid."
-    )
+    parser.description = "Shows every key: what it may use, what it has spent, whether it is valid."
     parser.epilog = f"example:\n  attune keys list --json\n{_CODES}"
     add_shared_options(parser)
     parser.set_defaults(run=cmd_keys_list)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from attune.cli._parser import CommandParser
     from attune.config import Config
     from attune.models.state import OutcomeTarget
+    from attune.stores.sqlite import SqliteStore
 
 __all__ = ["cmd_outcome", "configure"]
 
@@ -28,7 +29,8 @@ def configure(parser: CommandParser) -> None:
     """Add the options of ``attune outcome``."""
     parser.description = (
         "Says whether the answer of a call was good, once you know. The router learns from it: an answer\n"
-        "that arrived but was no use counts as a failure. A later outcome replaces an earlier one."
+        "that arrived but was no use counts as a failure. A later outcome replaces an earlier one, and is\n"
+        "believed instead of what a validator said when the answer came."
     )
     parser.epilog = "example:\n  attune outcome 0a1b2c3d --failure --score 0.2"
     parser.add_argument("call_id", metavar="CALL_ID", help="the id that `attune run` printed")
@@ -56,7 +58,7 @@ def cmd_outcome(args: argparse.Namespace) -> int:
                 "score": args.score,
                 "provider": record.provider,
                 "model": record.model_id,
-                "previous": target.previous,
+                "previous": None if target.previous is None else target.previous.success,
             }
         )
     else:
@@ -80,9 +82,24 @@ def _record(config: Config, args: argparse.Namespace) -> OutcomeTarget:
         if target is None:
             recent = {record.call_id for record in store.recent_attempts(RECENT_CALLS)}
             raise _unknown(args.call_id, recent)
+        _teach(store, target, float(args.success) if args.score is None else args.score)
     finally:
         store.close()
     return target
+
+
+def _teach(store: SqliteStore, target: OutcomeTarget, label: float) -> None:
+    """Add what the first word on an answer says to what the policy that decided has learned."""
+    from attune.models.policies import GuardedPolicy
+    from attune.models.policy_names import VERSIONS
+
+    record, previous, decided = target
+    version = VERSIONS[GuardedPolicy.name]
+    if previous is None and record.success and record.chosen_by_policy and decided.policy == version:
+        policy = GuardedPolicy()
+        policy.hear(store.policy_sums(version))
+        policy.judge(decided, f"{record.provider}/{record.model_id}", label, changed=False)
+        store.add_policy_sums(version, policy.tell())
 
 
 def _unknown(call_id: str, recent: Iterable[str]) -> UnknownNameError:

@@ -53,11 +53,11 @@ def _configure_diff(parser: CommandParser) -> None:
         "prices, and their difference, with 95 % intervals. Logs of a policy that draws can answer; where\n"
         "they cannot, bounds are shown and the answer is undecided. FILE is TOML:\n\n"
         '  [policy]\n  kind = "static"             # static | best | mix\n\n'
-        "  [tiers]                     # static and best: other lists than the configuration's\n"
+        "  [tiers]                     # static and best: other lists than configured\n"
         '  capable = ["openai/gpt-6.1-terra"]\n\n'
         '  [tasks]                     # other tiers for tasks; "*" for every one\n'
         '  fix_bug = "cheap"\n\n'
-        "  [weights]                   # mix: how often each model is drawn where it is eligible\n"
+        "  [weights]                   # mix: how often each eligible model is drawn\n"
         '  "openai/gpt-6.1-terra" = 0.7'
     )
     parser.epilog = (

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from attune.cli._parser import CommandParser
+    from attune.models.explanation import Flip
     from attune.models.route_decision import RouteDecision
     from attune.models.telemetry import ScoredCandidate
 
@@ -34,6 +35,7 @@ def configure(parser: CommandParser) -> None:
     )
     parser.epilog = "example:\n  attune route --workflow code-review --task fix_bug --max-cost 0.01"
     parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="what would be asked, for its size")
+    parser.add_argument("--flips", action="store_true", help="show what would have changed the choice")
     add_call_options(parser)
     add_shared_options(parser)
     parser.set_defaults(run=cmd_route)
@@ -61,6 +63,8 @@ def cmd_route(args: argparse.Namespace) -> int:
         print_json(_as_json(decision))
     else:
         _show(decision)
+        if args.flips:
+            _show_flips(_flips(decision), drawn=decision.drawn is not None)
     return ExitCode.OK
 
 
@@ -71,7 +75,7 @@ def _show(decision: RouteDecision) -> None:
     print()
     print_blocks(
         (
-            *(">", "candidate", "tier", ">score", ">success", ">latency ms", ">cost"),
+            *(">", "candidate", "tier", ">p", ">score", ">success", ">latency ms", ">cost"),
             *(">samples", ">recent failures", "why"),
         ),
         [_row(place, scored) for place, scored in enumerate(decision.ranked, 1)],
@@ -82,11 +86,42 @@ def _show(decision: RouteDecision) -> None:
     _show_dropped([(_name(d.provider, d.model_id, d.credential), d.reason) for d in decision.dropped])
 
 
+def _flips(decision: RouteDecision) -> tuple[Flip, ...]:
+    from attune.models.explanation import flips
+
+    return flips(decision.record(decision_id="", call_id="", at=0.0))
+
+
+def _show_flips(found: Sequence[Flip], *, drawn: bool) -> None:
+    """What would have changed the choice, one quantity at a time."""
+    print()
+    rows = [_flip_row(flip, flip.threshold, drawn) for flip in found if flip.threshold is not None]
+    if rows:
+        print_table(("candidate", "what of it", ">now", ">flips", "then chosen"), rows)
+    success = "expected reward" if drawn else "success"
+    others = f"no {'other ' if rows else ''}{success}, cost or latency"
+    print(folded(f"{others} of the candidates above would have changed the choice alone"))
+
+
+def _flip_row(flip: Flip, threshold: float, drawn: bool) -> tuple[str, ...]:
+    above = "above" if threshold > flip.value else "below"
+    now, there = _amount(flip.quantity, flip.value), _amount(flip.quantity, threshold)
+    what = "expected reward" if drawn and flip.quantity == "success" else flip.quantity
+    return flip.candidate, what, now, f"{above} {there}", flip.instead or "nothing"
+
+
+def _amount(quantity: str, value: float) -> str:
+    if quantity == "cost":
+        return dollars(value)
+    return f"{value:.0f} ms" if quantity == "latency" else f"{value:.2%}"
+
+
 def _row(place: int, scored: ScoredCandidate) -> tuple[str, ...]:
     return (
         str(place),
         _shown(_name(scored.provider, scored.model_id, scored.credential)),
         scored.tier,
+        f"{scored.propensity:.3g}",
         f"{scored.score:.3f}",
         f"{scored.success_rate:.1%}",
         f"{scored.avg_latency_ms:.0f}",
@@ -120,6 +155,7 @@ def _as_json(decision: RouteDecision) -> dict[str, Any]:
         "policy": decision.policy,
         "notes": list(decision.notes),
         "ranked": [scored._asdict() for scored in decision.ranked],
+        "flips": [flip._asdict() for flip in _flips(decision)],
         "dropped": [
             {
                 "candidate": _name(dropped.provider, dropped.model_id, dropped.credential),

@@ -44,12 +44,12 @@ def configure(parser: CommandParser) -> None:
         "are optional."
     )
     parser.epilog = (
-        "policies: static (the table's first model), best (the highest quality score, as the router does\n"
-        "today), guarded (the first model until a cheaper one is shown to be as good), thompson (the most\n"
-        "reward, whatever it costs), budget (the most reward for --budget)\n\n"
+        "policies: static (the table's first model), best (the highest quality score), guarded (the first\n"
+        "model until a cheaper one is shown to be as good), thompson (the most reward, whatever it costs),\n"
+        "budget (the most reward for --budget)\n\n"
         "FILE is TOML, its models in the order of the static table:\n\n"
         '  [tiers]\n  premium = ["large"]\n  cheap = ["small"]\n\n'
-        "example:\n  attune simulate table.jsonl --policy budget --budget 0.002 --key task --out picture.svg"
+        "example:\n  attune simulate table.jsonl --policy budget --budget 0.002 --key task"
     )
     parser.add_argument("table", metavar="TABLE", help="the file with the rows")
     parser.add_argument(

@@ -26,6 +26,8 @@ __all__ = ["cmd_stats", "configure"]
 
 MAX_DAYS = 3650
 MAX_NAME_CHARS = 100
+FEW = 20
+_LATELY = ">recent failures"
 
 
 def configure(parser: CommandParser) -> None:
@@ -63,7 +65,7 @@ def cmd_stats(args: argparse.Namespace) -> int:
         print(f"no calls within the last {counted(args.days, 'day')}")
     else:
         for stats in found:
-            _show(stats)
+            _show(stats, config)
         _show_totals(totals, args.days)
     return ExitCode.OK
 
@@ -100,7 +102,7 @@ def _restored(config: Config, rows: list[RollupRow], days: int) -> AdaptiveModel
     return router
 
 
-def _show(stats: RoutingStats) -> None:
+def _show(stats: RoutingStats, config: Config) -> None:
     name = stats.workflow if stats.stage is None else f"{stats.workflow}/{stats.stage}"
     name = name if len(name) <= MAX_NAME_CHARS else f"{name[:MAX_NAME_CHARS]}..."
     rate = "-" if stats.success_rate is None else f"{stats.success_rate:.1%}"
@@ -108,27 +110,42 @@ def _show(stats: RoutingStats) -> None:
         folded(
             f"{name}: {counted(stats.calls, 'attempt')} within {counted(stats.days, 'day')}, {rate} "
             f"succeeded, {dollars(stats.cost_usd)}{_unknown(stats.unknown_cost_calls)}, "
-            f"{stats.tier_upgrades} served by a higher tier, saved "
-            f"against always-premium: {dollars(stats.savings_usd)}"
+            f"{stats.tier_upgrades} served by a higher tier, {_labelled(stats)}; {_saved(stats, config)}"
         )
     )
     print_table(
-        ("model", "tier", ">attempts", ">success", ">cost", ">p50 ms", ">p95 ms", ">recent failures"),
+        ("model", "tier", ">attempts", ">success", ">quality", ">cost", ">p50 ms", ">p95 ms", _LATELY),
         [_row(model) for model in stats.models],
         lead=2,
     )
+    for doubt in stats.doubts:
+        print(folded(f"doubtful: {doubt}"))
     print()
 
 
 def _show_totals(totals: LedgerTotals, days: int) -> None:
+    worth = totals.list_cost_nanos / NANOS_PER_USD
+    of_plans = f", and answers that a plan paid for, worth {dollars(worth)} at list price" if worth else ""
     print(
         folded(
             f"the ledger, all workflows within {counted(days, 'day')}: {counted(totals.calls, 'call')}, "
             f"{counted(totals.attempts, 'attempt')} ({totals.failed_attempts:,} failed), "
-            f"{dollars(totals.cost_nanos / NANOS_PER_USD)}{_unknown(totals.unknown_cost_attempts)}; "
-            "estimated costs are included"
+            f"{dollars(totals.cost_nanos / NANOS_PER_USD)}{_unknown(totals.unknown_cost_attempts)}"
+            f"{of_plans}; estimated costs are included"
         )
     )
+
+
+def _saved(stats: RoutingStats, config: Config) -> str:
+    if not any(model.provider in config.enrolled for model in config.registry.in_tier("premium")):
+        return "no premium model is enrolled to compare with"
+    return f"saved against always-premium: {dollars(stats.savings_usd)}"
+
+
+def _labelled(stats: RoutingStats) -> str:
+    """How many answers were judged, and how good they were: that one came says nothing of it."""
+    share = f"{stats.labelled_share or 0.0:.1%} have an outcome"
+    return share if stats.quality is None else f"{share} (quality {stats.quality:.3f})"
 
 
 def _unknown(attempts: int) -> str:
@@ -142,11 +159,18 @@ def _row(model: ModelStats) -> tuple[str, ...]:
         model.tier,
         str(model.calls),
         f"{model.success_rate:.1%}",
+        "-" if model.quality is None else f"{model.quality:.3f}",
         dollars(model.cost_usd if known else None),
         _milliseconds(model.p50_latency_ms),
-        _milliseconds(model.p95_latency_ms),
+        _tail(model),
         str(model.recent_failures),
     )
+
+
+def _tail(model: ModelStats) -> str:
+    """The 95th percentile of the latencies; of fewer than 20 it is no more than the longest."""
+    few = "max " if 0 < round(model.calls * model.success_rate) < FEW and model.p95_latency_ms else ""
+    return few + _milliseconds(model.p95_latency_ms)
 
 
 def _milliseconds(latency: float | None) -> str:
@@ -172,4 +196,5 @@ def _totals_as_json(totals: LedgerTotals) -> dict[str, Any]:
         "output_tokens": totals.output_tokens,
         "cost_usd": totals.cost_nanos / NANOS_PER_USD,
         "unknown_cost_attempts": totals.unknown_cost_attempts,
+        "list_cost_usd": totals.list_cost_nanos / NANOS_PER_USD,
     }

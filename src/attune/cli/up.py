@@ -54,7 +54,7 @@ def cmd_up(args: argparse.Namespace) -> int:
             "one process serves all: several would each count breakers, rates and telemetry for themselves; "
             "leave --workers out"
         )
-    config = load(args.config)
+    config = load(args.config).for_clients()
     host = args.host or config.gateway.host
     port = config.gateway.port if args.port is None else args.port
     if not 1 <= port <= 65_535:

@@ -14,9 +14,10 @@ from attune.config._providers import EMBEDDED, read_providers
 from attune.config.auth_file import load_auth
 from attune.config.settings import BreakerConfig, CallConfig, Config, LedgerConfig, RoutingConfig
 from attune.errors import ConfigError, InvalidRequestError, UnknownNameError
-from attune.models.auth_strategy import MAX_LINES, AuthStrategy
+from attune.models.auth_strategy import MAX_LINES, AuthMode, AuthStrategy
 from attune.models.budget import DEFAULT_TIME_LIMITS, CallLimits, TimeLimits
 from attune.models.hedging import parse_hedge
+from attune.models.policy_names import BUDGET_PERIODS, POLICIES
 from attune.models.registry import ModelRegistry
 from attune.providers.catalogue import KNOWN_PROVIDERS
 from attune.wire.redaction import one_line
@@ -59,9 +60,15 @@ def load(
     if len(providers) > 1 and not _names_the_embedded(root.values):
         providers = [each for each in providers if each.source != EMBEDDED]
     names = {*KNOWN_PROVIDERS, *root.table("providers").values, *ModelRegistry.default().providers}
-    registry = read_registry(root, names, {each.name for each in providers if each.protocol == "chat"})
     saved, auth_notices = load_auth(paths.auth_file)
     auth, auth_sources = _auth(saved, root.table("auth"), flags or {})
+    registry = read_registry(
+        root,
+        names,
+        over_chat={each.name for each in providers if each.protocol == "chat"},
+        subscriptions=[each.name for each in providers if each.kind == "claude_subscription"],
+        plans_first=auth.default_mode is AuthMode.SUBSCRIPTION,
+    )
     return Config(
         providers=tuple(providers),
         registry=registry,
@@ -110,7 +117,26 @@ def _routing(table: Table, providers: Collection[str]) -> RoutingConfig:
         local_only=table.flag("local_only", defaults.local_only),
         max_usd_per_day=table.number("max_usd_per_day", None, 0, _MAX_USD),
         max_usd_per_month=table.number("max_usd_per_month", None, 0, _MAX_USD),
+        policy=_policy(table, defaults.policy),
+        explore=table.flag("explore", defaults.explore),
+        margin=table.number("margin", defaults.margin, 0.001, 0.999) or defaults.margin,
+        budget_usd=table.number("budget_usd", None, 1e-9, _MAX_USD),
+        budget_per=_one_of(table, "budget_per", defaults.budget_per, BUDGET_PERIODS),
     )
+
+
+def _policy(table: Table, default: str) -> str:
+    policy = _one_of(table, "policy", default, POLICIES)
+    if policy == "budget" and "budget_usd" not in table.values:
+        raise table.error("policy", 'the policy "budget" needs budget_usd, the dollars that it may spend')
+    return policy
+
+
+def _one_of(table: Table, key: str, default: str, known: Collection[str]) -> str:
+    found = table.text(key, default)
+    if found not in known:
+        raise table.unknown(key, found, known, key)
+    return found
 
 
 def _allow_providers(table: Table, providers: Collection[str]) -> frozenset[str] | None:

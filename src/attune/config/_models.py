@@ -10,7 +10,7 @@ from attune.models.prices import FREE, MAX_USD_PER_MILLION, PriceSchedule
 from attune.models.registry import ABILITIES, EMBEDDINGS, ModelInfo, ModelRegistry, ModelTier
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
     from attune.config._document import Table
 
@@ -26,12 +26,28 @@ _USUAL_OUTPUT_TOKENS = 8192
 """The limit of an answer where none is given, if the window is not smaller."""
 
 
-def read_registry(root: Table, providers: Collection[str], over_chat: Collection[str] = ()) -> ModelRegistry:
+_IN_A_PLAN = frozenset({"vision", "thinking"})
+"""The abilities that a model keeps behind the ``claude`` program, which knows no tools but its own."""
+
+
+def read_registry(
+    root: Table,
+    providers: Collection[str],
+    over_chat: Collection[str] = (),
+    subscriptions: Collection[str] = (),
+    *,
+    plans_first: bool = False,
+) -> ModelRegistry:
     """The catalog with the file's models and tiers; ``providers`` are the names that exist.
 
-    Models of the providers ``over_chat`` lack what only Responses gives. Raises ``ConfigError``.
+    Models of the providers ``over_chat`` lack what only Responses gives. The providers ``subscriptions``
+    have the models of a Claude plan, behind the others of each tier unless ``plans_first``. Raises
+    ``ConfigError``.
     """
     registry = ModelRegistry.default()
+    if subscriptions:
+        plan, rest = [m for name in subscriptions for m in _of_plan(name, registry)], registry.models
+        registry = ModelRegistry([*plan, *rest] if plans_first else [*rest, *plan])
     catalog = {model.label: model for model in registry.models}
     own: dict[str, ModelInfo] = {}
     for table in root.tables("models"):
@@ -43,6 +59,19 @@ def read_registry(root: Table, providers: Collection[str], over_chat: Collection
         registry = registry.with_models(own.values())
     lesser = [m.without_responses() for m in registry.models if m.responses_only and m.provider in over_chat]
     return _with_tiers(registry.with_models(lesser) if lesser else registry, root.table("tiers"))
+
+
+def _of_plan(provider: str, registry: ModelRegistry) -> Iterator[ModelInfo]:
+    """Anthropic's models as a plan has them: one more call costs nothing.
+
+    Without those that bill credits beside the plan.
+    """
+    for model in registry.models:
+        if model.provider == "anthropic" and "fable" not in model.id:
+            abilities = model.abilities & _IN_A_PLAN
+            yield model._replace(
+                provider=provider, abilities=abilities, prices=FREE, list_prices=model.prices
+            )
 
 
 def _with_tiers(registry: ModelRegistry, table: Table) -> ModelRegistry:
@@ -89,6 +118,7 @@ def _model(table: Table, catalog: dict[str, ModelInfo], providers: Collection[st
         prices=prices,
         local=local,
         responses_only=base.responses_only if base and "abilities" not in table.values else frozenset(),
+        list_prices=base.list_prices if base else None,
     )
 
 

@@ -85,8 +85,8 @@ def _from_table(
     kind = table.text("kind", known.kind if known else None)
     if kind not in (*KINDS, *_ALIASES):
         raise table.unknown("kind", kind, (*KINDS, *_ALIASES), "kind")
-    if kind == "local":
-        return _local(name, table), []
+    if kind in {"local", "claude_subscription"}:
+        return _without_address(name, kind, table), []
     usual = known if known and known.kind == kind else KNOWN_PROVIDERS.get(kind if kind in _ALIASES else "")
     base_url = _base_url(table, usual.base_url if usual else None)
     protocol = _protocol(table, _ALIASES.get(kind, kind), base_url)
@@ -108,11 +108,11 @@ def _from_table(
     return ProviderConfig(name, kind, base_url, keys, table.where(), protocol), notices
 
 
-def _local(name: str, table: Table) -> ProviderConfig:
+def _without_address(name: str, kind: str, table: Table) -> ProviderConfig:
     for key in table.values:
         if key != "kind":
-            raise table.error(key, "the local kind has no address and no key; take it out")
-    return ProviderConfig(name, "local", "", {}, table.where())
+            raise table.error(key, f"the {kind} kind has no address and no key; take it out")
+    return ProviderConfig(name, kind, "", {}, table.where())
 
 
 def _usual_reference(known: KnownProvider, environ: Mapping[str, str]) -> dict[str, str]:

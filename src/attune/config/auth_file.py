@@ -59,13 +59,17 @@ def load_auth(
 
 def save_auth(path: Path, strategy: AuthStrategy) -> None:
     """Write the strategy: all of it or nothing, readable by the user alone. Raises ``ConfigError``."""
-    content = json.dumps(strategy.to_dict(), indent=2).encode() + b"\n"
+    replace_file(path, json.dumps(strategy.to_dict(), indent=2).encode() + b"\n")
+
+
+def replace_file(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Write a file of the configuration: all of it or nothing. Raises ``ConfigError``."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}")
     try:
         if not path.parent.exists():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            _write(temporary, content)
+            _write(temporary, content, mode)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -134,8 +138,8 @@ def _keep_aside(path: Path, reason: str, now: float) -> None:
         ) from None
 
 
-def _write(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+def _write(path: Path, content: bytes, mode: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor, not a path
         file.write(content)
         file.flush()

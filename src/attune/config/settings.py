@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from attune.models.budget import CallLimits
+from attune.providers.catalogue import SUBSCRIPTION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +53,7 @@ class ProviderConfig(NamedTuple):
         """What the provider speaks of ``chat``, ``responses``, ``embeddings`` and ``messages``; the first by
         preference.
         """
-        if self.kind == "anthropic":
+        if self.kind in {"anthropic", "claude_subscription"}:
             return ("messages",)
         spoken = ("responses", "chat") if self.protocol == "both" else (self.protocol or "chat",)
         return spoken if self.kind == "local" else (*spoken, "embeddings")
@@ -60,6 +61,8 @@ class ProviderConfig(NamedTuple):
     @property
     def credentials(self) -> tuple[str, ...]:
         """The names of what can pay, in order of preference; ``none`` without a key."""
+        if self.kind == "claude_subscription":
+            return (SUBSCRIPTION,)
         return tuple(self.keys) or (NO_CREDENTIAL,)
 
 
@@ -67,7 +70,10 @@ class RoutingConfig(NamedTuple):
     """``[routing]``: the telemetry window in days, which providers may be used, spend limits in USD.
 
     ``allow_providers`` of ``None`` allows all; ``workflows`` narrows it for the workflows named.
-    ``local_only`` allows only models on the user's own machine.
+    ``local_only`` allows only models on the user's own machine. ``policy`` decides unless a call names
+    another, ``explore`` false keeps it from trying what it does not believe to be best. ``margin`` is how
+    much worse (0..1) the policy "guarded" lets a cheaper model be, ``budget_usd`` what "budget" may spend per
+    ``budget_per``.
     """
 
     window_days: int = 7
@@ -76,6 +82,11 @@ class RoutingConfig(NamedTuple):
     local_only: bool = False
     max_usd_per_day: float | None = None
     max_usd_per_month: float | None = None
+    policy: str = "guarded"
+    explore: bool = True
+    margin: float = 0.05
+    budget_usd: float | None = None
+    budget_per: str = "call"
 
 
 class BreakerConfig(NamedTuple):
@@ -175,3 +186,19 @@ class Config(NamedTuple):
     def enrolled(self) -> Mapping[str, tuple[str, ...]]:
         """Each enrolled provider with the names of its credentials."""
         return {provider.name: provider.credentials for provider in self.providers}
+
+    @property
+    def plans(self) -> tuple[ProviderConfig, ...]:
+        """The enrolled providers that are the user's own Claude plan."""
+        return tuple(each for each in self.providers if each.kind == "claude_subscription")
+
+    def for_clients(self) -> Config:
+        """What may be served to clients: without the plans, which are for their own user alone."""
+        if not self.plans:
+            return self
+        names = ", ".join(each.name for each in self.plans)
+        left = tuple(each for each in self.providers if each not in self.plans)
+        notice = f"the gateway leaves {names} out: a Claude plan answers its own user, no clients"
+        if not left:
+            notice += "; set the key of another provider, such as ANTHROPIC_API_KEY"
+        return self._replace(providers=left, notices=(*self.notices, notice))

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from contextvars import ContextVar
 from functools import partial
-from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from attune.accounts import AccountError
 from attune.aside import aside
-from attune.errors import AttuneError, InvalidRequestError, ModelUnavailableError, StreamBrokenError
-from attune.gateway.http import LARGE_BODY, ClientGoneError, HTTPError, head, send_answer, send_body
-from attune.models.executor import EventKind
-from attune.models.interruption import Interruptible
+from attune.errors import (
+    AttuneError,
+    ErrorClass,
+    InvalidRequestError,
+    ModelUnavailableError,
+    StreamBrokenError,
+)
+from attune.gateway.http import LARGE_BODY, BrokenAnswerError, ClientGoneError, send_answer
+from attune.gateway.refusing import in_one_time, refusal
+from attune.gateway.streamed_answer import StreamedAnswer, one_header_line
 from attune.models.registry import EMBEDDINGS
 from attune.models.request import ExecutionContext
 from attune.models.tasks import REALTIME_REQUIRED_TASKS, normalize_task
-from attune.wire.carrying import carried, only_here, protocol_for
+from attune.wire.carrying import carried, left_out, only_here, protocol_for
 from attune.wire.doors import AnswerHead
 from attune.wire.whole_body import WholeBody
 
@@ -24,20 +28,22 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from attune.accounts import Account, Admission, Gatekeeper, KeyBudget
-    from attune.calls_under_way import TrackedStream
     from attune.clock import Clock
-    from attune.gateway.http import Request
+    from attune.gateway.http import Departure, Request
     from attune.gateway.naming import Names
     from attune.models.executor import LLMResponse, StreamEvent
     from attune.models.request import LLMRequest, Source
+    from attune.models.telemetry import LLMCallRecord
     from attune.runtime import Runtime
-    from attune.wire.door_errors import ErrorAnswer
-    from attune.wire.doors import Door
+    from attune.wire.doors import Asked, Door
 
 __all__ = ["Answering"]
 
 PING_SECONDS = 10.0
 """After so long without content a streaming client is told that all is well, and again each time."""
+
+_made: ContextVar[list[LLMCallRecord]] = ContextVar("_made")
+"""The records of the attempts that were made for the request which is answered in this context."""
 
 
 class Prepared(NamedTuple):
@@ -50,15 +56,15 @@ class Prepared(NamedTuple):
     admission: Admission | None
     budget: KeyBudget | None
 
-    def used(self, response: LLMResponse) -> None:
-        """Count the tokens of the answer."""
-        if self.admission is not None and response.usage is not None:
-            self.admission.settle(response.usage.input_tokens + response.usage.output_tokens)
-
-    def unused(self) -> None:
-        """Count no tokens: nothing was answered."""
-        if self.admission is not None:
-            self.admission.settle(0)
+    def settle(self, made: Sequence[LLMCallRecord]) -> None:
+        """Count the tokens that the ledger has of the attempts. A call that was left before anything was
+        known of its tokens may have taken all that it was counted with.
+        """
+        if self.admission is None:
+            return
+        known = [each.usage for each in made if each.usage is not None]
+        if known or not any(each.error_class == ErrorClass.CANCELLED for each in made):
+            self.admission.settle(sum(usage.input_tokens + usage.output_tokens for usage in known))
 
 
 class Answering:
@@ -84,27 +90,29 @@ class Answering:
     async def answer(
         self, door: Door, request: Request, account: Account | None, send: Callable[[Any], Awaitable[None]]
     ) -> int:
-        """Answer one request; returns the status. Raises ``ClientGoneError`` when nobody listens any more."""
+        """Answer one request; returns the status. Raises ``ClientGoneError`` when nobody listens any more,
+        and ``BrokenAnswerError`` for an answer that ended in an error, after its head.
+        """
+        _made.set([])
         try:
-            prepared = await self._prepare(door, request, account)
+            with request.departure:
+                prepared = await self._prepare(door, request, account)
         except AttuneError as error:
             return await self._refuse(door, error, send)
-        answering = Interruptible()
-        try:
-            with answering:
-                request.departure.tell(lambda: answering.interrupt(ClientGoneError("the client went away")))
-                if prepared.request.stream:
-                    return await self._stream(door, prepared, send)
-                return await self._whole(door, prepared, send)
-        finally:
-            request.departure.tell(None)
+        answer = self._stream if prepared.request.stream else self._whole
+        return await answer(door, prepared, request.departure, send)
+
+    def attempted(self, record: LLMCallRecord) -> None:
+        """Remember an attempt that was made for a request."""
+        if (made := _made.get(None)) is not None:
+            made.append(record)
 
     # -- before the call -------------------------------------------------------------------------
 
     async def _prepare(self, door: Door, request: Request, account: Account | None) -> Prepared:
         body = await request.body(self._max_body_bytes)
         if len(body) > LARGE_BODY:
-            model, asked = await aside(door.read, body, request.headers)
+            model, asked = await aside(_read_through, door, body, request.headers)
         else:
             model, asked = door.read(body, request.headers)
         fields = {**self._names.purpose(request, model), **self._names.meaning(model)}
@@ -169,23 +177,31 @@ class Answering:
 
     # -- the call --------------------------------------------------------------------------------
 
-    async def _whole(self, door: Door, prepared: Prepared, send: Callable[[Any], Awaitable[None]]) -> int:
+    async def _whole(
+        self,
+        door: Door,
+        prepared: Prepared,
+        departure: Departure,
+        send: Callable[[Any], Awaitable[None]],
+    ) -> int:
         """One body: the provider's own where it speaks the door's protocol, a translation of it elsewhere."""
         came: list[StreamEvent] = []
+        call_id = ""
         try:
-            response = await self._runtime.run(
-                prepared.request, prepared.context, cap=prepared.budget, events=came
-            )
+            with departure:
+                try:
+                    response = await self._runtime.run(
+                        prepared.request, prepared.context, cap=prepared.budget, events=came
+                    )
+                finally:
+                    prepared.settle(_made.get())
+                call_id = response.call_id
+                write = partial(self._body, door, prepared.request, response, came)
+                body = await aside(write) if _is_large(response) else write()
         except AttuneError as error:
-            prepared.unused()
-            return await self._refuse(door, error, send, call_id=error.call_id)
-        prepared.used(response)
-        write = partial(self._body, door, prepared.request, response, came)
-        try:
-            body = await aside(write) if _is_large(response) else write()
-        except StreamBrokenError as error:
-            return await self._refuse(door, error, send, call_id=response.call_id)
-        await send_answer(send, 200, body, headers=self._told(prepared, response))
+            return await self._refuse(door, error, send, call_id=call_id or error.call_id)
+        with departure:
+            await send_answer(send, 200, body, headers=self._told(prepared, response))
         return 200
 
     def _body(
@@ -216,32 +232,44 @@ class Answering:
             after = (
                 f"; {response.provider}/{response.model_id} answered after {failed} failed" if failed else ""
             )
-            headers["x-attune-decision"] = _line(response.decision.reason + after)
+            headers["x-attune-decision"] = one_header_line(response.decision.reason + after)
         if response.cost_usd is not None:
             headers["x-attune-cost-usd"] = f"{response.cost_usd:.9f}"
         return headers
 
-    async def _stream(self, door: Door, prepared: Prepared, send: Callable[[Any], Awaitable[None]]) -> int:
+    async def _stream(
+        self,
+        door: Door,
+        prepared: Prepared,
+        departure: Departure,
+        send: Callable[[Any], Awaitable[None]],
+    ) -> int:
         runtime = self._runtime
         events = runtime.stream(prepared.request, prepared.context, ping_s=PING_SECONDS, cap=prepared.budget)
-        answer = _StreamedAnswer(self, door, prepared, events, send)
+        answer = StreamedAnswer(
+            door,
+            prepared.request,
+            events,
+            send,
+            protocol=self._protocol,
+            left_out=self._left_out,
+            clock=self._clock,
+        )
         try:
-            async with events:
-                async for event in events:
-                    if event.kind is EventKind.PING and events.candidate is None:
-                        await answer.ping()
-                    else:
-                        await answer.write(event)
+            with departure:
+                try:
+                    await answer.write_all()
+                finally:
+                    prepared.settle(_made.get())
+                await answer.end(b"")
+        except ClientGoneError:
+            raise
         except AttuneError as error:
-            if events.candidate is None:
-                prepared.unused()
             if not answer.begun:
                 return await self._refuse(door, error, send, call_id=events.call_id)
-            await answer.end(door.error_event(error, now=self._clock.time(), call_id=events.call_id))
-            return 200
-        if events.response is not None:
-            prepared.used(events.response)
-        await answer.end(b"")
+            told = in_one_time(error, self._clock.time())
+            await answer.end(door.error_event(told, now=self._clock.time(), call_id=events.call_id))
+            raise BrokenAnswerError(str(error)) from None
         return 200
 
     def _protocol(self, request: LLMRequest, label: str) -> str:
@@ -250,8 +278,9 @@ class Answering:
         return protocol_for(request, model, self._speaks[model.provider])
 
     def _left_out(self, request: LLMRequest, label: str) -> dict[str, str]:
-        dropped = carried(_source(request), self._protocol(request, label)).dropped
-        return {"x-attune-dropped": _line(", ".join(dropped))} if dropped else {}
+        (model,) = self._names.registry.find(label)
+        dropped = left_out(request, model, self._protocol(request, label))
+        return {"x-attune-dropped": one_header_line(", ".join(dropped))} if dropped else {}
 
     async def _refuse(
         self,
@@ -269,110 +298,25 @@ class Answering:
         return answer.status
 
 
-class _StreamedAnswer:
-    """A stream on its way to the client: the head once, then what the writer makes of the events."""
-
-    def __init__(
-        self,
-        answering: Answering,
-        door: Door,
-        prepared: Prepared,
-        events: TrackedStream,
-        send: Callable[[Any], Awaitable[None]],
-    ) -> None:
-        self._answering = answering
-        self._door = door
-        self._prepared = prepared
-        self._events = events
-        self._send = send
-        self._writer: Any = None
-        self._unsent: list[bytes] = []
-        self.begun = False
-
-    async def ping(self) -> None:
-        """Tell the client that its answer is still being made."""
-        await self._begin()
-        await send_body(self._send, self._door.PING, more=True)
-
-    async def write(self, event: Any) -> None:
-        """Pass one event on, together with those that have come already, and the last one with the end."""
-        if self._writer is None:
-            self._writer = self._make_writer()
-        if content := self._writer.feed(event):
-            self._unsent.append(content)
-        if self._unsent and not self._events.has_more and event.kind is not EventKind.TERMINAL:
-            await self._begin()
-            content, self._unsent = b"".join(self._unsent), []
-            await send_body(self._send, content, more=True)
-
-    async def end(self, last: bytes) -> None:
-        """The last bytes of the answer."""
-        await self._begin()
-        await send_body(self._send, b"".join((*self._unsent, last)))
-
-    def _make_writer(self) -> Any:
-        answering, candidate = self._answering, self._events.candidate
-        assert candidate is not None  # an event that is no ping comes after the commit
-        told = AnswerHead(
-            self._events.call_id, candidate.model_id, candidate.provider, int(answering._clock.time())
-        )
-        protocol = answering._protocol(self._prepared.request, candidate.label)
-        return self._door.stream(self._prepared.request, told, relays=protocol == self._door.protocol)
-
-    async def _begin(self) -> None:
-        if self.begun:
-            return
-        self.begun = True
-        headers = {"x-attune-call-id": self._events.call_id, "cache-control": "no-store"}
-        decision, candidate = self._events.decision, self._events.candidate
-        if decision is not None:
-            other = candidate is not None and candidate != decision.candidate
-            after = f"; {candidate} answers, others failed" if other else ""
-            headers["x-attune-decision"] = _line(decision.reason + after)
-        if candidate is not None:
-            headers["x-attune-model"] = candidate.label
-            headers |= self._answering._left_out(self._prepared.request, candidate.label)
-        await self._send(head(200, "text/event-stream", headers))
-
-
-def refusal(
-    door: Door,
-    error: AttuneError,
-    *,
-    now: float,
-    call_id: str = "",
-    speaks: Mapping[str, tuple[str, ...]] | None = None,
-) -> ErrorAnswer:
-    """The answer that refuses a request, in the shape of the door's protocol."""
-    status = error.status if isinstance(error, AccountError | HTTPError) else None
-    answer = door.error(error, now=now, status=status, call_id=call_id, speaks=speaks or {})
-    if isinstance(error, HTTPError):
-        headers = {**answer.headers, **error.headers}
-        if error.status == 408 or "retry-after" in error.headers:
-            headers.pop("x-should-retry", None)
-        return answer._replace(headers=headers)
-    if isinstance(error, AccountError) and error.retry_after is not None:
-        return answer._replace(headers={"retry-after": str(max(1, ceil(error.retry_after)))})
-    return answer
-
-
 def _is_large(response: LLMResponse) -> bool:
     texts = (getattr(part, "text", "") or getattr(part, "arguments", "") for part in response.content)
     return sum(map(len, texts)) > LARGE_BODY
+
+
+def _read_through(door: Door, body: bytes, headers: Mapping[str, str]) -> Asked:
+    """What ``door.read`` gives, with all known of it that takes a look at every message."""
+    read = door.read(body, headers)
+    _ = read.request.needs, read.request.bound_to, read.request.estimated_input_tokens()
+    return read
 
 
 def _at_most(request: LLMRequest, tokens: int | None) -> LLMRequest:
     """The request with a limit that can be kept: clients ask for more than a model can give, and mean all."""
     if tokens is None or (request.max_output_tokens or 0) <= tokens:
         return request
-    return replace(request, max_output_tokens=tokens)
+    return request.at_most(tokens)
 
 
 def _source(request: LLMRequest) -> Source:
     assert request.source is not None  # a door gives it
     return request.source
-
-
-def _line(text: str) -> str:
-    """A header's value: one line of ASCII, at most 500 characters."""
-    return " ".join(text.encode("ascii", "replace").decode().split())[:500]

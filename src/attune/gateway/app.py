@@ -8,11 +8,20 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from attune.errors import AttuneError, UnknownNameError
-from attune.gateway.answering import Answering, refusal
+from attune.gateway.answering import Answering
 from attune.gateway.bodies import Bodies
-from attune.gateway.http import LARGE_BODY, ClientGoneError, HTTPError, Request, is_loopback, send_answer
+from attune.gateway.http import (
+    LARGE_BODY,
+    BrokenAnswerError,
+    ClientGoneError,
+    HTTPError,
+    Request,
+    is_loopback,
+    send_answer,
+)
 from attune.gateway.naming import Names
 from attune.gateway.operations import Operations
+from attune.gateway.refusing import refusal
 from attune.wire.chat_door import ChatDoor
 from attune.wire.embeddings_door import EmbeddingsDoor
 from attune.wire.messages_door import MessagesDoor
@@ -20,15 +29,16 @@ from attune.wire.redaction import one_line
 from attune.wire.responses_door import ResponsesDoor
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Container, Mapping
 
     from attune.accounts import Account, Gatekeeper
     from attune.clock import Clock
     from attune.config.settings import GatewayConfig
+    from attune.models.telemetry import LLMCallRecord
     from attune.runtime import Runtime
     from attune.wire.doors import Door
 
-__all__ = ["Gateway"]
+__all__ = ["Gateway", "shape_of"]
 
 _log = logging.getLogger("attune.gateway")
 
@@ -92,13 +102,16 @@ class Gateway:
         request = Request(scope, receive, self._bodies, timeout_s=self._config.client_timeout_seconds)
         began = monotonic()
         sent = _Sent(send)
+        outcome = "complete"
         try:
             status = await self._respond(request, sent)
         except ClientGoneError:
-            status = _GONE
+            status, outcome = _GONE, "left"
+        except BrokenAnswerError:
+            status, outcome = 200, "broken"
         except Exception:  # noqa: BLE001  (the last resort: it is logged, and the client is told)
             _log.exception("a defect of the gateway, at %s %s", request.method, _known(request.path))
-            status = 500
+            status, outcome = 500, "broken" if sent.begun else "complete"
             if not sent.begun:
                 await send_answer(sent, 500, {"error": {"message": "a defect of the gateway; see its log"}})
         finally:
@@ -106,18 +119,24 @@ class Gateway:
             if sent.bytes > LARGE_BODY:
                 self._bodies.return_memory_soon()
         seconds = monotonic() - began
-        self.operations.count(_known(request.path), status, seconds)
+        self.operations.count(_known(request.path), status, outcome, seconds)
         _log.info(
             {
                 "method": request.method,
                 "path": _known(request.path),
                 "status": status,
+                "outcome": outcome,
                 "ms": round(seconds * 1000, 1),
                 "call": sent.headers.get("x-attune-call-id", ""),
                 "model": sent.headers.get("x-attune-model", ""),
                 "key": sent.key,
             }
         )
+
+    def attempted(self, record: LLMCallRecord) -> None:
+        """Count an attempt: to be called with the record of every one."""
+        self.operations.attempted(record)
+        self._answering.attempted(record)
 
     async def _respond(self, request: Request, send: _Sent) -> int:
         try:
@@ -129,11 +148,12 @@ class Gateway:
             self._check_route(request, account)
             if request.path in DOORS:
                 return await self._answering.answer(DOORS[request.path], request, account, send)
-            return await self.operations.respond(request, account, send)
-        except ClientGoneError:
+            with request.departure:
+                return await self.operations.respond(request, account, send)
+        except (ClientGoneError, BrokenAnswerError):
             raise
         except AttuneError as error:
-            answer = refusal(_shape_of(request), error, now=self._clock.time())
+            answer = refusal(shape_of(request.path, request.headers), error, now=self._clock.time())
             await send_answer(send, answer.status, answer.body, headers=answer.headers)
             return answer.status
 
@@ -202,10 +222,10 @@ def _host(header: str) -> str:
     return header.partition(":")[0].lower()
 
 
-def _shape_of(request: Request) -> Door:
-    """Whose errors a client understands."""
-    anthropic = request.path.startswith("/v1/messages") or "anthropic-version" in request.headers
-    return DOORS.get(request.path, DOORS["/v1/messages" if anthropic else "/v1/chat/completions"])
+def shape_of(path: str, headers: Container[str]) -> Door:
+    """Whose errors the client understands that asks for ``path``, with headers of these names."""
+    anthropic = path.startswith("/v1/messages") or "anthropic-version" in headers
+    return DOORS.get(path, DOORS["/v1/messages" if anthropic else "/v1/chat/completions"])
 
 
 def _known(path: str) -> str:

@@ -1,4 +1,4 @@
-"""The memory that the bodies of requests take, all of them together."""
+"""The memory that requests take, all of them together."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from contextlib import suppress
 from attune.aside import aside
 from attune.gateway.http import HTTPError
 
-__all__ = ["Bodies", "keep_freed_memory"]
+__all__ = ["Bodies", "keep_freed_memory", "return_freed_memory"]
 
 QUIET_SECONDS = 1.0
 """After so long without a large body the memory that they took is given back to the system."""
 
+RETURN_SECONDS = 10.0
+"""How often the system is given back what lies free between what is in use."""
 
 _NOT_GNU = (AttributeError, OSError, TypeError)
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
@@ -80,6 +82,15 @@ def keep_freed_memory() -> None:
             (_TRIM_THRESHOLD, 512 * _MIB),
         ):
             library.mallopt(parameter, value)
+
+
+async def return_freed_memory() -> None:
+    """Give memory back for as long as this runs: of blocks that come and go by the million, more and more
+    pages are left with nothing in them, some 0.5 MB every 10,000 requests.
+    """
+    while True:
+        await asyncio.sleep(RETURN_SECONDS)
+        await aside(_return_freed_memory)
 
 
 def _return_freed_memory() -> None:

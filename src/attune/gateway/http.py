@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
 from attune.aside import aside
 from attune.errors import AttuneError
+from attune.models.eager import Eager
+from attune.models.interruption import Interruptible, TimeLimit
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 
     from attune.gateway.bodies import Bodies
 
-__all__ = ["ClientGoneError", "HTTPError", "Request", "is_loopback", "send_answer"]
+__all__ = ["BrokenAnswerError", "ClientGoneError", "HTTPError", "Request", "is_loopback", "send_answer"]
 
 LARGE_BODY = 128 * 1024
 """Bytes above which a body is read beside the event loop, which it would hold up, and counts in ``Bodies``.
@@ -30,7 +32,7 @@ PIECE_BYTES = 64 * 1024
 """How much of an answer is written in one go: what a client does not read is not kept beyond it."""
 
 DEPARTURE = "attune.departure"
-"""The extension of ASGI by which a connection says that its client has gone, without a task that waits."""
+"""The extension of ASGI by which a connection ends what is done for its client, without a task that waits."""
 
 MAX_HEADER_VALUE = 1000
 """Characters of a header of ours; a longer one is a mistake."""
@@ -51,24 +53,28 @@ class ClientGoneError(AttuneError):
     """The client went away before its request was complete."""
 
 
-class Departure:
-    """That the client of a connection has gone away; told to who has asked for it."""
+class BrokenAnswerError(AttuneError):
+    """An answer that had begun, with status 200, ended in an error, which its client was told."""
+
+
+class Departure(Interruptible):
+    """The end of a connection: its client has gone, or the gateway goes. ``with departure:`` surrounds what
+    is awaited for an answer, and raises the reason.
+    """
 
     def __init__(self) -> None:
-        self._happened = False
-        self._tell: Callable[[], None] | None = None
+        super().__init__()
+        self._why: Callable[[], AttuneError] | None = None
 
-    def happen(self) -> None:
-        """The client has gone."""
-        self._happened = True
-        if self._tell is not None:
-            self._tell()
+    def happen(self, why: Callable[[], AttuneError]) -> None:
+        """End what is under way, and whatever is begun later, with an error that ``why`` makes."""
+        self._why = why  # and no error, which would refer to whoever raised it, and so to this
+        self.interrupt(why())
 
-    def tell(self, listener: Callable[[], None] | None) -> None:
-        """Call ``listener`` when it happens, at once if it has; ``None`` ends that."""
-        self._tell = listener
-        if listener is not None and self._happened:
-            listener()
+    def __enter__(self) -> None:
+        if self._why is not None:
+            raise self._why()
+        super().__enter__()
 
 
 class Request:
@@ -141,28 +147,35 @@ class Request:
 
     async def _chunks(self, cap: int) -> list[bytes]:
         chunks: list[bytes] = []
-        size, loop = 0, asyncio.get_running_loop()
+        size, limit, loop = 0, TimeLimit(), asyncio.get_running_loop()
         began = loop.time()
         try:
-            async with asyncio.timeout(self._timeout_s) as limit:
-                while True:
-                    message = await self.receive()
-                    if message["type"] != "http.request":
-                        raise ClientGoneError("the client went away")
-                    chunk = message.get("body", b"")
-                    size += len(chunk)
-                    if size > cap:
-                        raise _too_large(cap)
-                    self._hold(size)
-                    chunks.append(chunk)
-                    if not message.get("more_body"):
-                        return chunks
-                    longest = began + self._timeout_s + size / SLOWEST_BYTES_A_SECOND
-                    limit.reschedule(min(loop.time() + self._timeout_s, longest))
+            while True:
+                message = await self._message(limit, began + self._timeout_s + size / SLOWEST_BYTES_A_SECOND)
+                if message["type"] != "http.request":
+                    raise ClientGoneError("the client went away")
+                chunk = message.get("body", b"")
+                size += len(chunk)
+                if size > cap:
+                    raise _too_large(cap)
+                self._hold(size)
+                chunks.append(chunk)
+                if not message.get("more_body"):
+                    return chunks
         except TimeoutError:
             raise HTTPError(
                 408, "the body did not arrive in time; send it again", headers={"connection": "close"}
             ) from None
+        finally:
+            limit.stop()
+
+    async def _message(self, limit: TimeLimit, latest: float) -> Any:
+        """The next message, by ``latest`` on the loop's clock. Raises ``TimeoutError``."""
+        message = Eager(cast("Coroutine[Any, Any, Any]", self.receive()))
+        if message.done:  # as most are: a small body comes with its head
+            return message.result
+        with limit.within(min(self._timeout_s, latest - asyncio.get_running_loop().time())):
+            return await message
 
     def _hold(self, size: int) -> None:
         if size > LARGE_BODY and self._bodies is not None:

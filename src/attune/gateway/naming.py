@@ -6,8 +6,8 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attune.errors import ConfigError, InvalidRequestError, UnknownNameError
+from attune.models.call_checks import MAX_NAME_CHARS
 from attune.models.registry import ModelTier
-from attune.models.request import MAX_NAME_CHARS
 from attune.models.tasks import TASK_TIER_MAP, get_tier_for_task, normalize_task
 from attune.wire.redaction import one_line
 
@@ -42,10 +42,9 @@ class Names(NamedTuple):
     rules: Sequence[GatewayRule]
     enrolled: Container[str]
 
-    def listed(self, tiers: Container[str] | None = None) -> tuple[str, ...]:
-        """Every name that a client may choose, but models and tasks; of tiers only ``tiers``."""
-        named = (f"{PREFIX}{tier.value}" for tier in ModelTier if tiers is None or tier.value in tiers)
-        return ("auto", *named, *self.aliases)
+    def listed(self) -> tuple[str, ...]:
+        """Every name that a client may choose, but models and tasks."""
+        return ("auto", *(f"{PREFIX}{tier.value}" for tier in ModelTier), *self.aliases)
 
     def meaning(self, name: str) -> dict[str, Any]:
         """The fields of the call that a model's name stands for. Raises ``UnknownNameError``."""
@@ -137,6 +136,7 @@ _TEXTS = {
     "x-attune-workflow": "workflow",
     "x-attune-stage": "stage",
     "x-attune-task": "task_type",
+    "x-attune-policy": "policy",
     "session-id": "session_id",  # Codex
     "x-session-id": "session_id",  # opencode
     "x-claude-code-session-id": "session_id",

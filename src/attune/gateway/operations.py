@@ -13,16 +13,19 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from attune.errors import InvalidRequestError, StoreError, UnknownNameError
 from attune.gateway.counting import TokenCounter
 from attune.gateway.http import HTTPError, send_answer
+from attune.models.explanation import flips
+from attune.models.tasks import REALTIME_REQUIRED_TASKS
 from attune.wire.doors import sentence
 from attune.wire.errors import MALFORMED
 from attune.wire.redaction import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from attune.accounts import Account, Gatekeeper
     from attune.gateway.http import Request
     from attune.gateway.naming import Names
+    from attune.models.registry import ModelInfo
     from attune.models.telemetry import LLMCallRecord
     from attune.runtime import Runtime
 
@@ -59,7 +62,10 @@ class Operations:
         self._metrics = CollectorRegistry()
         self._children: dict[tuple[Any, tuple[str, ...]], Any] = {}
         self._requests = Counter(
-            "attune_requests", "Requests by path and status", ("path", "status"), registry=self._metrics
+            "attune_requests",
+            "Requests by path, status and what became of the answer",
+            ("path", "status", "outcome"),
+            registry=self._metrics,
         )
         self._seconds = Histogram(
             "attune_request_seconds",
@@ -82,9 +88,11 @@ class Operations:
             "attune_cost_usd", "Known cost in USD by candidate", names_of, registry=self._metrics
         )
 
-    def count(self, path: str, status: int, seconds: float) -> None:
-        """Count a request."""
-        self._labelled(self._requests, path, str(status)).inc()
+    def count(self, path: str, status: int, outcome: str, seconds: float) -> None:
+        """Count a request. ``outcome`` is ``complete``, ``broken`` for an answer that ended in an error after
+        its head, or ``left`` where the client went away.
+        """
+        self._labelled(self._requests, path, str(status), outcome).inc()
         self._labelled(self._seconds, path).observe(seconds)
 
     def attempted(self, record: LLMCallRecord) -> None:
@@ -136,7 +144,7 @@ class Operations:
         if path.startswith("/v1/models"):
             answer = self._models(request, account)
         elif path == "/v1/messages/count_tokens":
-            answer = await self._count_tokens(request)
+            answer = await self._count_tokens(request, account)
         elif path == "/v1/attune/outcomes":
             answer = await self._outcome(request, account)
         else:
@@ -150,8 +158,8 @@ class Operations:
             for model in self._names.registry.models
             if model.provider in self._providers and (account is None or account.allows_model(model))
         ]
-        tiers = None if account is None else {model.tier for model in models if not model.embeds}
-        ids = [*self._names.listed(tiers), *(model.label for model in models)]
+        names = [each for each in self._names.listed() if self._may_ask(each, account, models)]
+        ids = [*names, *(model.label for model in models)]
         wanted = request.path.removeprefix("/v1/models").strip("/")
         anthropic = bool(request.header("anthropic-version"))
         entries = [_anthropic_model(each) if anthropic else _openai_model(each) for each in ids]
@@ -163,8 +171,21 @@ class Operations:
             return {"data": entries, "has_more": False, "first_id": ids[0], "last_id": ids[-1]}
         return {"object": "list", "data": entries}
 
-    async def _count_tokens(self, request: Request) -> object:
+    def _may_ask(self, name: str, account: Account | None, models: Sequence[ModelInfo]) -> bool:
+        """Whether a name that is no model's stands for something that a key may have, of ``models``."""
+        meant = self._names.meaning(name)
+        if (model := meant.get("model")) is not None:
+            return any(model in {each.id, each.label} for each in models)
+        if account is None:
+            return True
+        if (tier := meant.get("tier")) is not None:
+            return any(each.tier == tier and not each.embeds for each in models)
+        return account.allows_realtime or meant.get("task_type") not in REALTIME_REQUIRED_TASKS
+
+    async def _count_tokens(self, request: Request, account: Account | None) -> object:
         body = await request.body(MAX_COUNTED_BODY)
+        if account is not None:
+            await self._gatekeeper.admit(account, 0)
         return {"input_tokens": await self.counter.count(body)}
 
     async def _outcome(self, request: Request, account: Account | None) -> object:
@@ -184,11 +205,15 @@ class Operations:
         store = self._runtime.store
         decision = await asyncio.to_thread(store.decision, call_id)
         attempts = await asyncio.to_thread(store.attempts, call_id)
+        outcomes = await asyncio.to_thread(store.outcomes, call_id)
         if decision is None:
             raise HTTPError(404, f"no decision of the call {one_line(call_id)[:60]!r} is known")
         return {
             "decision": _as_object(decision),
+            "flips": _as_object(await asyncio.to_thread(flips, decision)),
             "attempts": [_as_object(attempt) for attempt in attempts],
+            "outcomes": [_as_object(outcome) for outcome in outcomes],
+            "labelled_share": self._runtime.router.labelled_share(*decision[3:6]),
         }
 
     async def _own(self, call_id: str, account: Account | None) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from http import HTTPStatus
+from time import time
 from typing import TYPE_CHECKING, Any, cast
 
-import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from attune.gateway.http import DEPARTURE, Departure, HTTPError
+from attune.gateway.app import shape_of
+from attune.gateway.http import DEPARTURE, ClientGoneError, Departure, HTTPError
+from attune.gateway.refusing import refusal
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
@@ -26,6 +28,7 @@ _UPGRADE = "a request with a body cannot ask for another protocol (upgrade); sen
 _BODIES = frozenset({b"content-length", b"transfer-encoding"})
 _TOO_SLOW = "the head of the request did not arrive in time; send it again"
 _TOO_MANY = "the gateway has as many connections as it may; try again, or raise [gateway] max_connections"
+_GOING = "the gateway was asked to end, and this took longer than its answers may then; send it again"
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -39,6 +42,9 @@ class GuardedProtocol(HttpToolsProtocol):
     left more unread than the sockets hold, and, when it was answered, for reading what is left of the answer
     and for sending what is left of a body that nobody reads. A body that is read has its own limits: see
     ``Request``.
+
+    Requests are answered one after the other. What comes behind one that waits for its turn is read, or its
+    client's going away would not be seen, but only held: up to ``MAX_HEAD_BYTES``.
     """
 
     def __init__(self, *args: Any, timeout_s: float, max_connections: int, **options: Any) -> None:
@@ -52,6 +58,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._of_write: asyncio.TimerHandle | None = None
         self._of_rest: asyncio.TimerHandle | None = None
 
+        self.url = b""
+        self._early = bytearray()
         self._departure = Departure()
         self._cycles: list[RequestResponseCycle] = []
 
@@ -61,7 +69,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """A client has connected."""
         super().connection_made(cast("asyncio.Transport", _HeadWithBody(transport)))
         if len(self.connections) > self._max_connections:
-            self._refuse(503, _TOO_MANY, "retry-after: 1\r\n")
+            self._refuse(503, _TOO_MANY, {"retry-after": "1"})
         else:
             self._of_head = self._later(self._head_is_late)
 
@@ -72,7 +80,15 @@ class GuardedProtocol(HttpToolsProtocol):
         for cycle in self._cycles:  # uvicorn itself tells the newest alone, which may still be waiting
             cycle.disconnected = cycle.disconnected or not cycle.response_complete
         super().connection_lost(exc)
-        self._departure.happen()
+        self._unset_keepalive_if_required()  # which uvicorn leaves where the client has reset it
+        self._departure.happen(_gone)
+
+    def cut_off(self) -> None:
+        """End what is being answered: its client is told so, unless it does not read what it was sent."""
+        if self.flow.write_paused or self._answered():
+            self.transport.abort()
+        else:
+            self._departure.happen(_ending)
 
     def pause_writing(self) -> None:
         """The client does not read as fast as it is written to."""
@@ -91,17 +107,27 @@ class GuardedProtocol(HttpToolsProtocol):
         if not self._in_head or self.transport.get_write_buffer_size():
             _cancel(self._of_rest)
             self._of_rest = self._later(self._rest_is_late)
+        if self._early and not self.pipeline and not self.transport.is_closing():
+            early, self._early = bytes(self._early), bytearray()
+            self.data_received(early)
 
     # -- the parser ------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come."""
+        if self.pipeline:
+            self._early += data
+            if len(self._early) > MAX_HEAD_BYTES:
+                self.flow.pause_reading()
+            return
         self._waiting_bytes += len(data)
         super().data_received(data)
         if self._waiting_bytes > MAX_HEAD_BYTES:
             self._refuse(431, _TOO_LARGE)
         elif self._in_head and self._of_head is None and self._answered():
             self._of_head = self._later(self._head_is_late)
+        if self.pipeline:
+            self.flow.resume_reading()  # which uvicorn has paused, and so would not see the client leave
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -159,15 +185,18 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._head_bytes > MAX_HEAD_BYTES:
             raise HTTPError(431, _TOO_LARGE)  # which ends the parser
 
-    def _refuse(self, status: int, message: str, more: str = "") -> None:
-        """Answer and hang up; without an answer in the middle of one."""
+    def _refuse(self, status: int, message: str, more: Mapping[str, str] | None = None) -> None:
+        """Answer in the shape of the path, as far as it has come, and hang up; without an answer in the
+        middle of one.
+        """
         if self._answered():
-            body = msgspec.json.encode({"error": {"message": message, "type": "invalid_request_error"}})
-            head = (
-                f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
-                f"content-length: {len(body)}\r\n{more}connection: close\r\n\r\n"
-            )
-            self.transport.write(head.encode() + body)
+            names = {name.decode("latin-1") for name, _ in self.headers or ()}
+            door = shape_of(self.url.partition(b"?")[0].decode("latin-1"), names)
+            told = refusal(door, HTTPError(status, message, headers=more), now=time())
+            lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", "content-type: application/json"]
+            lines += [f"content-length: {len(told.body)}", "connection: close"]
+            lines += [f"{name}: {value}" for name, value in told.headers.items()]
+            self.transport.write("\r\n".join((*lines, "", "")).encode() + told.body)
             self.transport.close()
         else:
             self.transport.abort()
@@ -213,6 +242,14 @@ class _HeadWithBody:
     def close(self) -> None:
         self.flush()
         self._transport.close()
+
+
+def _gone() -> ClientGoneError:
+    return ClientGoneError("the client went away")
+
+
+def _ending() -> HTTPError:
+    return HTTPError(503, _GOING, headers={"retry-after": "1"})
 
 
 def _cancel(timer: asyncio.TimerHandle | None) -> None:

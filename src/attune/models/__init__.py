@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attune.models.adaptive_routing import AdaptiveModelRouter
-    from attune.models.attempt import AttemptRunner
+    from attune.models.attempt_runner import AttemptRunner
     from attune.models.auth_strategy import (
         AuthFacts,
         AuthMode,
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
         LLMRequest,
         Message,
         OutputFormat,
-        RouteRequest,
         TextPart,
         ThinkingPart,
         Tool,
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from attune.models.resilient_executor import ResilientExecutor
     from attune.models.retry import RetryPolicy
     from attune.models.route_decision import RouteDecision, TierUpgrade
+    from attune.models.route_request import RouteRequest
     from attune.models.routing_stats import RoutingStats
     from attune.models.tasks import (
         CAPABLE_TASKS,
@@ -56,10 +56,11 @@ if TYPE_CHECKING:
         get_tier_for_task,
     )
     from attune.models.telemetry import CostStatus, DecisionRecord, LLMCallRecord, Outcome, TokenUsage
+    from attune.models.validation import Validator, Verdict
 
 _HOMES = {
     "adaptive_routing": ["AdaptiveModelRouter"],
-    "attempt": ["AttemptRunner"],
+    "attempt_runner": ["AttemptRunner"],
     "auth_strategy": [
         "AuthFacts",
         "AuthMode",
@@ -83,7 +84,6 @@ _HOMES = {
         "LLMRequest",
         "Message",
         "OutputFormat",
-        "RouteRequest",
         "TextPart",
         "ThinkingPart",
         "Tool",
@@ -93,6 +93,7 @@ _HOMES = {
     "resilient_executor": ["ResilientExecutor"],
     "retry": ["RetryPolicy"],
     "route_decision": ["RouteDecision", "TierUpgrade"],
+    "route_request": ["RouteRequest"],
     "routing_stats": ["RoutingStats"],
     "tasks": [
         "CAPABLE_TASKS",
@@ -104,6 +105,7 @@ _HOMES = {
         "get_tier_for_task",
     ],
     "telemetry": ["CostStatus", "DecisionRecord", "LLMCallRecord", "Outcome", "TokenUsage"],
+    "validation": ["Validator", "Verdict"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -161,6 +163,8 @@ __all__ = [
     "Tool",
     "ToolCallPart",
     "ToolResultPart",
+    "Validator",
+    "Verdict",
     "get_model",
     "get_module_size_category",
     "get_tier_for_task",

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from attune.clock import SYSTEM_CLOCK
-from attune.errors import NoCandidateError, UnknownNameError
 from attune.models.affinity import where_it_stays
-from attune.models.performance import PRIOR_COST_USD, ModelPerformance, quality, wilson_bounds
+from attune.models.call_checks import check_providers
+from attune.models.eligibility import nothing_fits, shown_below, split, too_dear, unknown_task
+from attune.models.performance import PRIOR_COST_USD, ModelPerformance, quality
 from attune.models.registry import ModelRegistry, ModelTier
-from attune.models.request import DEFAULT_MIN_SUCCESS_RATE, UNDERESTIMATED, RouteRequest, check_providers
+from attune.models.request import UNDERESTIMATED
 from attune.models.route_decision import Option, RouteDecision, TierUpgrade
+from attune.models.route_request import DEFAULT_MIN_SUCCESS_RATE, RouteRequest
 from attune.models.routing_stats import RoutingStats, routing_stats
+from attune.models.steering import Pool, Steering, path_of, roomy_first
 from attune.models.tasks import REALTIME_REQUIRED_TASKS, TASK_TIER_MAP, normalize_task
+from attune.models.telemetry import Decided
 from attune.models.tier_movement import (
-    ENOUGH_SAMPLES,
     chosen_tier,
     may_stay,
     positions,
@@ -25,25 +27,23 @@ from attune.models.tier_movement import (
 from attune.models.windows import DEFAULT_WINDOW_DAYS, PerformanceStats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from random import Random
 
     from attune.clock import Clock
     from attune.models.candidate import Availability
     from attune.models.cells import Level
+    from attune.models.policies import Allowance, LivePolicy
     from attune.models.route_decision import Drop, Scored
     from attune.models.state import RollupRow
-    from attune.models.telemetry import LLMCallRecord
+    from attune.models.steering import Draw
+    from attune.models.telemetry import LLMCallRecord, Outcome
 
 __all__ = ["AdaptiveModelRouter", "RouteDecision", "TierUpgrade"]
 
 DEFAULT_INPUT_TOKENS = 1000
 DEFAULT_OUTPUT_TOKENS = 500
 """The size of a call of which nothing is known."""
-
-FLOOR_Z = 1.282
-"""One-sided 90 %: how sure a success rate of fewer than ``ENOUGH_SAMPLES`` calls must be below the minimum
-for its candidate to be dropped. Dropped, it gets no calls that could clear it.
-"""
 
 _TIERS = tuple(ModelTier)
 _RANK: dict[str, int] = {tier.value: tier.rank for tier in _TIERS}
@@ -59,6 +59,10 @@ class AdaptiveModelRouter:
     ``allow_providers`` maps a workflow to the providers that it may use; ``"*"`` is everyone's.
     ``local_only`` allows only models on the user's own machine, whatever a request says.
 
+    ``policy`` is one of ``POLICIES`` and decides unless a request names another: "best" (by the score) unless
+    told otherwise. ``explore`` false lets none of them draw anything but what it believes to be best. What
+    the policies "guarded" and "budget" need is ``margin`` (0.05 by default) and ``budget``. ``rng`` draws.
+
     ``decide`` and ``observe`` take the same time however much telemetry there is. One event loop
     or thread owns a router.
     """
@@ -73,6 +77,11 @@ class AdaptiveModelRouter:
         window_days: int = DEFAULT_WINDOW_DAYS,
         allow_providers: Mapping[str, frozenset[str]] | None = None,
         local_only: bool = False,
+        policy: str = "best",
+        explore: bool = True,
+        margin: float | None = None,
+        budget: Allowance | None = None,
+        rng: Random | None = None,
     ) -> None:
         self.registry = ModelRegistry.default() if registry is None else registry
         self.stats = PerformanceStats(window_days=window_days)
@@ -85,20 +94,45 @@ class AdaptiveModelRouter:
         self._options = self._enrol(credentials)
         self._reprice_at = float("-inf")
         self._fits: dict[tuple[object, ...], tuple[list[Option], list[Drop]]] = {}
+        ranks = {option.label: option.rank for option in self._options}
+        self.steering = Steering(policy, explore=explore, margin=margin, budget=budget, ranks=ranks, rng=rng)
 
     # -- feeding ---------------------------------------------------------------------------------
 
     def observe(self, record: LLMCallRecord) -> None:
         """Learn from one attempt."""
         self.stats.observe(record)
+        self.steering.observe(record)
 
-    def correct(self, record: LLMCallRecord, *, previous: bool | None, success: bool) -> None:
-        """Learn what became known later of an attempt; see ``PerformanceStats.correct``."""
-        self.stats.correct(record, previous=previous, success=success)
+    def correct(
+        self,
+        record: LLMCallRecord,
+        *,
+        previous: Outcome | None,
+        outcome: Outcome,
+        decided: Decided = Decided(),  # noqa: B008  (an immutable value)
+    ) -> None:
+        """Learn what became known of the answer of an attempt, once; see ``PerformanceStats.correct``.
+
+        ``decided`` says what decided the attempt's call.
+        """
+        self.stats.correct(record, previous=previous, outcome=outcome)
+        if record.success:
+            before = None if previous is None else previous.label
+            self.steering.judge(record, outcome.label, before, decided)
 
     def restore(self, rows: Iterable[RollupRow]) -> None:
         """Take in roll-ups at start."""
-        self.stats.restore(rows)
+        labelled: list[RollupRow] = []
+
+        def noting() -> Iterator[RollupRow]:
+            for row in rows:
+                if row.drawn:
+                    labelled.append(row)
+                yield row
+
+        self.stats.restore(noting())
+        self.steering.restore(labelled)
 
     # -- deciding --------------------------------------------------------------------------------
 
@@ -130,13 +164,14 @@ class AdaptiveModelRouter:
         """Rank the candidates for one call; ``heed_availability`` false also those that are refused now.
 
         The tier is the request's own, else the task's (``capable`` without one, and for an unknown
-        task). It goes one up where its failure rate is high beyond chance, and down to a cheaper
-        tier that has proven itself (at least 30 calls that prove ``min_success_rate``) or that
+        task). It goes one up where its failure rate is high beyond chance, by the policy "best" also down
+        to a cheaper tier that has proven itself (at least 30 calls that prove ``min_success_rate``) or that
         ``max_cost`` asks for. Within the tier the highest score comes first, for realtime
-        tasks the lowest latency a success; among equals the order of preference decides.
+        tasks the lowest latency a success; among equals the order of preference decides. Other policies
+        draw from the candidates, for which the order of preference is the table; never for realtime tasks.
 
-        Raises ``NoCandidateError`` when nothing fits, ``UnknownNameError`` for an unknown tier or
-        model.
+        Raises ``NoCandidateError`` when nothing fits, ``UnknownNameError`` for an unknown tier, model or
+        policy.
         """
         now = self._clock.time()
         if now >= self._reprice_at:
@@ -153,7 +188,13 @@ class AdaptiveModelRouter:
         quiet = self._availability is None or not heed_availability or self._availability.quiet
         scored, unsuitable = self._judge(fitting, request, realtime, quiet, levels, first, size)
         if not scored:
-            raise _nothing_fits([*unsuitable, *dropped])
+            raise nothing_fits([*unsuitable, *dropped])
+        notes = () if not task or task in TASK_TIER_MAP else (unknown_task(task),)
+        policy = self.steering.policy_for(request)
+        if policy.name != "best" and not realtime and heed_availability:
+            chosen = self._steered(policy, request, base, task, scored, levels[0], first, size)
+            return RouteDecision(request, base, *chosen[:3], [*unsuitable, *dropped], notes, chosen[3])
+        moved = False
         tier, why = chosen_tier(request, base, task, realtime, scored, levels[0], first)
         position = positions(_RANK[tier], downwards=request.max_cost is not None and not realtime)
         if realtime:
@@ -166,14 +207,50 @@ class AdaptiveModelRouter:
             cheaper = _RANK[tier] < _RANK[base]
             leaders = may_stay(scored, levels[0], request.min_success_rate, cheaper=cheaper)
             stays = where_it_stays(leaders, request.session_id, request.bound_to, realtime=realtime)
-            if stays is not scored[0]:
+            moved = stays is not scored[0]
+            if moved:
                 scored.remove(stays)
                 scored.insert(0, stays)
                 why += ", where the conversation stays"
         if request.input_tokens and tokens_in * UNDERESTIMATED + tokens_out > self._smallest_window:
-            scored.sort(key=lambda s: tokens_in * UNDERESTIMATED + tokens_out > s[1].window)
-        notes = () if not task or task in TASK_TIER_MAP else (_unknown(task),)
-        return RouteDecision(request, base, tier, why, scored, [*unsuitable, *dropped], notes)
+            scored = roomy_first(scored, tokens_in * UNDERESTIMATED + tokens_out)
+        return RouteDecision(request, base, tier, why, scored, [*unsuitable, *dropped], notes, moved=moved)
+
+    def _steered(
+        self,
+        policy: LivePolicy,
+        request: RouteRequest,
+        base: ModelTier,
+        task: str,
+        scored: list[Scored],
+        level: Level,
+        first: int,
+        sizes: tuple[float, float, float],
+    ) -> tuple[ModelTier, str, list[Scored], Draw]:
+        """The tier, why, the candidates in their order, and the draw, of a policy that draws."""
+        tokens_in, tokens_out, now = sizes
+        may_rise = policy.name == "guarded"  # others weigh for themselves what fails, or nothing
+        tier, why = chosen_tier(request, base, task, False, scored, level, first, up=may_rise, down=False)
+        position = positions(_RANK[tier], downwards=request.max_cost is not None)
+        table = sorted(scored, key=lambda s: position[s[1].rank])  # in a tier the order of preference stays
+        pool = Pool(table, {})
+        size = tokens_in * UNDERESTIMATED + tokens_out
+        if request.input_tokens and size > self._smallest_window:
+            pool = pool.without(lambda each: size > each[1].window, "its window may be too small")
+        if policy.name == "guarded":
+            pool = pool.reliable()
+        if request.tier:
+            rank = pool.candidates[0][1].rank
+            pool = pool.without(lambda each: each[1].rank != rank, f"its tier is not {_TIERS[rank]}")
+        elif _RANK[tier] > base.rank:
+            pool = pool.without(lambda each: each[1].rank == base.rank, f"{base} calls fail too often here")
+        path = path_of(request.workflow, request.stage, task)
+        drawn, winner = self.steering.draw(policy, request, pool, path, now)
+        rest = [each for each in scored if each is not winner]
+        rest.sort(key=lambda s: s[0] - position[s[1].rank], reverse=True)
+        if request.input_tokens and size > self._smallest_window:
+            rest = roomy_first(rest, size)
+        return winner[1].model.tier, why, [winner, *rest], drawn
 
     def _judge(
         self,
@@ -213,11 +290,11 @@ class AdaptiveModelRouter:
                 reason = f"about {tokens_in + answer:.0f} tokens do not fit its {option.window}"
                 dropped.append((option, reason, 5))
             elif max_cost is not None and (cost is None or cost > max_cost):
-                dropped.append((option, _too_dear(cost, max_cost), 3 - max_cost / cost if cost else 3))
+                dropped.append((option, too_dear(cost, max_cost), 3 - max_cost / cost if cost else 3))
             elif max_latency is not None and measured_latency > max_latency:
                 reason = f"takes about {measured_latency:.0f} ms, above {max_latency:.0f} ms"
                 dropped.append((option, reason, 2 - max_latency / measured_latency))
-            elif 0.0 <= measured < min_success and _shown_below(min_success, measured, judged):
+            elif 0.0 <= measured < min_success and shown_below(min_success, measured, judged):
                 reason = f"succeeded in {measured:.1%} of {judged:.0f} calls, below {min_success:.1%}"
                 dropped.append((option, reason, min_success - measured))
             else:
@@ -259,7 +336,16 @@ class AdaptiveModelRouter:
 
         Raises ``InvalidRequestError`` when ``days`` is below 1 or beyond the router's window.
         """
-        return routing_stats(self.stats, self.registry, workflow, stage, days, self._clock.time())
+        enrolled = {option.label for option in self._options}
+        premiums = (m for m in self.registry.in_tier(ModelTier.PREMIUM) if m.label in enrolled)
+        priced = (m._replace(prices=m.list_prices or m.prices) for m in premiums)
+        premium = next((m for m in priced if m.prices is not None), None)
+        return routing_stats(self.stats, premium, workflow, stage, days, self._clock.time())
+
+    def labelled_share(self, workflow: str, stage: str, task_type: str | None = None) -> float | None:
+        """Of the attempts at a key, the share whose answer has an outcome; ``None`` without any attempt."""
+        first = self.stats.first_bucket(self._clock.time())
+        return self.stats.labelled_share(workflow, stage, normalize_task(task_type or ""), first)
 
     # -- the parts of a decision -----------------------------------------------------------------
 
@@ -309,53 +395,5 @@ class AdaptiveModelRouter:
             )
             if allow is not None
         ]
-        fitting: list[Option] = []
-        dropped: list[Drop] = []
-        for option in self._options:
-            model = option.model
-            if option.label not in asked:
-                continue
-            if not all(model.provider in allow for allow in allowed):
-                dropped.append((option, f"the provider {model.provider} is not allowed here", 7))
-            elif request.allow_models is not None and option.label not in request.allow_models:
-                dropped.append((option, "the model is not allowed here", 7))
-            elif (request.local_only or self._local_only) and not model.local:
-                dropped.append((option, "it is not local, and only local models are allowed", 7))
-            elif unfit := model.unfit_for(request.needs):
-                dropped.append((option, unfit, 6))
-            else:
-                fitting.append(option)
-        return fitting, dropped
-
-
-def _shown_below(min_success_rate: float, measured: float, calls: float) -> bool:
-    """Whether a rate below the minimum counts: over enough calls, or beyond chance."""
-    return calls >= ENOUGH_SAMPLES or wilson_bounds(measured * calls, calls, FLOOR_Z)[1] < min_success_rate
-
-
-def _too_dear(cost: float | None, max_cost: float) -> str:
-    if cost is None:
-        return f"its price is unknown, so it cannot be held to ${max_cost:g}"
-    return f"would cost about ${cost:.6f}, above ${max_cost:g}"
-
-
-def _nothing_fits(dropped: Sequence[Drop]) -> NoCandidateError:
-    if not dropped:
-        return NoCandidateError(
-            "no provider is enrolled for this request; set a key such as ANTHROPIC_API_KEY, or add a provider"
-        )
-    option, reason, _ = min(dropped, key=lambda drop: drop[2])
-    return NoCandidateError(
-        f"no candidate fits; the nearest is {option.candidate.key}: {reason}",
-        nearest=option.label,
-        lacks=reason,
-        drops=[(dropped_option.candidate.key, why) for dropped_option, why, _ in dropped],
-    )
-
-
-@lru_cache(maxsize=256)
-def _unknown(task: str) -> str:
-    """The remark about a task that is not known; it may well be the caller's own."""
-    nearest = UnknownNameError("task", task, TASK_TIER_MAP).nearest
-    hint = "" if nearest is None else f"; did you mean {nearest!r}?"
-    return f"unknown task {task!r}: treated as capable{hint}"
+        options = [option for option in self._options if option.label in asked]
+        return split(options, request, allowed, local_only=request.local_only or self._local_only)

@@ -9,59 +9,40 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
-from attune.clock import SYSTEM_CLOCK
 from attune.errors import (
-    BudgetExhaustedError,
-    CircuitOpenError,
     ConnectionFailedError,
     ContextTooLongError,
-    CredentialError,
     ErrorClass,
-    InvalidRequestError,
-    ModelUnavailableError,
-    MoneyGoneError,
     ProviderError,
     RefusalError,
     StreamBrokenError,
-    ThrottledError,
     TransientError,
-    WindowSpentError,
 )
 from attune.models.eager import Eager
-from attune.models.executor import AttemptSummary, EventKind
-from attune.models.failure_domains import AttemptPermit, FailureDomains
+from attune.models.executor import AttemptSummary, EventKind, Working
 from attune.models.folding import Fold
 from attune.models.interruption import TimeLimit
 from attune.models.prices import cost_nanos
-from attune.models.spending import reserve_in_all
 from attune.models.tasks import normalize_task
-from attune.models.telemetry import CostStatus, LLMCallRecord, TokenUsage
+from attune.models.telemetry import TIMED_OUT, CostStatus, LLMCallRecord, TokenUsage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from attune.clock import Clock
-    from attune.errors import AttuneError
-    from attune.models.candidate import Candidate, Refusal
+    from attune.models.candidate import Candidate
     from attune.models.executor import AttemptBudget, Provider, ProviderStream, StreamEvent
+    from attune.models.failure_domains import AttemptPermit
     from attune.models.registry import ModelInfo
     from attune.models.request import ExecutionContext, LLMRequest
-    from attune.models.spending import Cap, Held, SpendCap
+    from attune.models.spending import Held
 
-__all__ = ["Attempt", "AttemptRunner", "AttemptSpec"]
-
-LEASE_MARGIN_S = 30.0
-"""How much longer a permit's lease holds than the attempt may take."""
-
+__all__ = ["Attempt", "AttemptSpec"]
 
 INCREDIBLE = 10
 """A usage of more than so many context windows, or estimates of its prompt, is a defect and not believed."""
-
-RESERVED_OUTPUT_TOKENS = 4096
-"""The output that the spend cap reserves for when the request sets no limit of its own."""
 
 
 class AttemptSpec(NamedTuple):
@@ -85,95 +66,6 @@ class _Limit(NamedTuple):
     left_s: float
 
 
-class AttemptRunner:
-    """Makes attempts: the only place that takes permits and settles them.
-
-    ``providers`` answer, one for each (provider, credential). ``record`` is called with the record of
-    every attempt when it has settled. ``spend_cap`` reserves dollars before an attempt and settles them
-    after it. ``rng`` makes the ids.
-    """
-
-    def __init__(
-        self,
-        providers: Iterable[Provider],
-        *,
-        domains: FailureDomains | None = None,
-        clock: Clock = SYSTEM_CLOCK,
-        record: Callable[[LLMCallRecord], None] | None = None,
-        spend_cap: SpendCap | None = None,
-        rng: Random | None = None,
-    ) -> None:
-        self.clock = clock
-        self.domains = FailureDomains(clock=clock) if domains is None else domains
-        self._providers = {(each.name, each.credential): each for each in providers}
-        self._record = record
-        self._spend_cap = spend_cap
-        self._rng = Random() if rng is None else rng  # noqa: S311  (ids, not secrets)
-
-    def new_id(self) -> str:
-        """A unique id that sorts by time."""
-        return f"{int(self.clock.time() * 1000):011x}{self._rng.getrandbits(72):018x}"
-
-    def start(
-        self,
-        candidate: Candidate,
-        model: ModelInfo,
-        request: LLMRequest,
-        budget: AttemptBudget,
-        spec: AttemptSpec,
-        *,
-        reservation: Held | None = None,
-        last_resort: bool = False,
-    ) -> Attempt:
-        """Take the permits for an attempt; iterating over the result makes it, and settles ``reservation``.
-
-        Raises ``CircuitOpenError`` when a breaker refuses, the error behind it when the candidate
-        rests or its credential is off; the reservation is given back then.
-        """
-        provider = self._providers.get((candidate.provider, candidate.credential))
-        if provider is None:
-            raise InvalidRequestError(f"no provider is set up for {candidate}")
-        permit = self.domains.acquire(candidate, budget.total_s + LEASE_MARGIN_S, last_resort=last_resort)
-        if not isinstance(permit, AttemptPermit):
-            if reservation is not None:
-                reservation.settle(0)
-            raise refused(permit, candidate, self.clock)
-        return Attempt(self, provider, candidate, model, request, budget, spec, permit, reservation)
-
-    async def aclose(self) -> None:
-        """Release every provider's connections."""
-        for provider in self._providers.values():
-            await provider.aclose()
-
-    async def reserve(
-        self, model: ModelInfo, request: LLMRequest, budget: AttemptBudget, cap: Cap | None = None
-    ) -> Held | None:
-        """Hold what an attempt may cost, for ``start``, in the spend cap and the call's own ``cap``; ``None``
-        without either.
-
-        Raises ``BudgetExhaustedError`` when a cap is reached or the model's price is not known.
-        """
-        caps = [each for each in (cap, self._spend_cap) if each is not None]
-        if not caps:
-            return None
-        if model.prices is None:
-            message = f"the price of {model.label} is unknown, so it cannot be held to the spend cap"
-            raise BudgetExhaustedError("price", f"{message}; give it prices (0 if it is free)")
-        output = request.max_output_tokens or min(model.max_output_tokens, RESERVED_OUTPUT_TOKENS)
-        predicted = TokenUsage(request.estimated_input_tokens(), output * request.answers)
-        nanos = cost_nanos(predicted, model.prices, self.clock.time())
-        try:
-            async with asyncio.timeout(budget.total_s):
-                return await reserve_in_all(caps, nanos, ttl_s=budget.total_s + LEASE_MARGIN_S)
-        except TimeoutError:
-            message = "the ledger did not answer for the spend cap within the call's time"
-            raise BudgetExhaustedError("deadline", message) from None
-
-    def _settled(self, record: LLMCallRecord) -> None:
-        if self._record is not None:
-            self._record(record)
-
-
 class Attempt:
     """The events of one attempt; settles itself when it ends, however it ends.
 
@@ -183,7 +75,8 @@ class Attempt:
 
     def __init__(
         self,
-        runner: AttemptRunner,
+        clock: Clock,
+        settled: Callable[[LLMCallRecord], None],
         provider: Provider,
         candidate: Candidate,
         model: ModelInfo,
@@ -193,7 +86,8 @@ class Attempt:
         permit: AttemptPermit,
         reservation: Held | None,
     ) -> None:
-        self._runner = runner
+        self._clock = clock
+        self._settled = settled
         self._provider = provider
         self._request = request
         self._budget = budget
@@ -201,9 +95,10 @@ class Attempt:
         self._permit = permit
         self._reservation = reservation
         self._stream: ProviderStream | None = None
-        self.started = runner.clock.monotonic()
-        self._started_at = runner.clock.time()
+        self.started = clock.monotonic()
+        self._started_at = clock.time()
         self._waited_s = 0.0
+        self._at_work_s = 0.0
         self._waiting = TimeLimit()
         self._sent = False
         self._answered = False
@@ -236,14 +131,13 @@ class Attempt:
             self._first_content_ms = self._elapsed_ms()
         elif event.kind is EventKind.TERMINAL:
             await self._end(self._terminal_error())
+        elif isinstance(event.parsed, Working):
+            self._at_work_s = self._waited_s
         return event
 
     def take(self) -> StreamEvent | None:
         """The next event if it has come already, and is neither the first content nor the end."""
-        take = getattr(self._stream, "take", None)
-        if take is None or self._first_content_ms is None:
-            return None
-        event: StreamEvent | None = take()
+        event = None if self._first_content_ms is None else self._come_already()
         if event is not None:
             self.fold.add(event)
         return event
@@ -268,11 +162,18 @@ class Attempt:
 
     # -- the stream ------------------------------------------------------------------------------
 
+    def _come_already(self) -> StreamEvent | None:
+        """The next event if it came together with the last one; neither the end nor an error."""
+        take: Callable[[], StreamEvent | None] | None = getattr(self._stream, "take", None)
+        return None if take is None else take()
+
     async def _next(self) -> StreamEvent:
-        began = self._runner.clock.monotonic()
+        if (event := self._come_already()) is not None:  # nothing to wait for
+            return event
+        began = self._clock.monotonic()
         try:
             step = Eager(self._step())
-            if step.done:  # as most are: an event that came together with the one before it
+            if step.done:  # such as the end that came together with the event before it
                 return step.result
             with self._waiting.within(self._limit().left_s):
                 return await step
@@ -281,7 +182,7 @@ class Attempt:
         except StopAsyncIteration:
             raise self._failure(StreamBrokenError, "the answer ended before its terminal event") from None
         finally:
-            self._waited_s += self._runner.clock.monotonic() - began
+            self._waited_s += self._clock.monotonic() - began
 
     async def _step(self) -> StreamEvent:
         if self._stream is None:
@@ -301,7 +202,7 @@ class Attempt:
         if not self._request.stream:
             return _Limit("its answer", budget.total_s, total_left)  # which comes all at once
         if self._first_content_ms is None:
-            left = budget.first_content_s - self._waited_s
+            left = budget.first_content_s - (self._waited_s - self._at_work_s)
             limit = _Limit("its first content", budget.first_content_s, left)
         else:
             limit = _Limit("the next event", budget.idle_s, budget.idle_s)
@@ -310,7 +211,7 @@ class Attempt:
     def _late(self, limit: _Limit) -> ProviderError:
         kind = StreamBrokenError if self.fold.began else TransientError
         message = f"{self.candidate} timed out after {limit.seconds:.1f} s waiting for {limit.waited_for}"
-        return self._failure(kind, message)
+        return self._failure(kind, message, TIMED_OUT)
 
     def _after_content(self, error: ProviderError) -> ProviderError:
         """The error, or what it is once content has come: whatever the provider's reason, a broken answer."""
@@ -326,8 +227,8 @@ class Attempt:
             model=error.model,
         )
 
-    def _failure(self, kind: type[ProviderError], message: str) -> ProviderError:
-        return kind(message, provider=self.candidate.provider, model=self.candidate.model_id)
+    def _failure(self, kind: type[ProviderError], message: str, code: str | None = None) -> ProviderError:
+        return kind(message, code=code, provider=self.candidate.provider, model=self.candidate.model_id)
 
     def _terminal_error(self) -> ProviderError | None:
         """The failure that a complete answer reports of itself."""
@@ -339,7 +240,7 @@ class Attempt:
         return None
 
     def _elapsed_ms(self) -> float:
-        return (self._runner.clock.monotonic() - self.started) * 1000
+        return (self._clock.monotonic() - self.started) * 1000
 
     # -- settling --------------------------------------------------------------------------------
 
@@ -370,13 +271,14 @@ class Attempt:
             error_class = (ErrorClass.INTERNAL if bug else ErrorClass.CANCELLED).value
             self._permit.release()
         self.record = self._make_record(error, error_class, complete=complete)
-        self._runner._settled(self.record)
+        self._settled(self.record)
         if self._reservation is not None:  # last: should the store fail, the dollars stay reserved
             self._reservation.settle(self.record.cost_nanos)
 
     def _make_record(self, error: ProviderError | None, error_class: str, *, complete: bool) -> LLMCallRecord:
         spec, context, model = self.spec, self.spec.context, self.model
         usage, cost, status = self._cost(error, complete=complete)
+        prices = model.list_prices or model.prices
         terminal = self.fold.terminal
         unfinished = "truncated" if self.fold.began else ""
         return LLMCallRecord(
@@ -392,19 +294,24 @@ class Attempt:
             tier=model.recorded_tier,
             credential=self.candidate.credential,
             success=complete and error is None,
-            latency_ms=self._elapsed_ms(),
+            latency_ms=self._waited_s * 1000 if error_class == ErrorClass.CANCELLED else self._elapsed_ms(),
             ttft_ms=self._first_content_ms,
             usage=usage,
             cost_nanos=cost,
             cost_status=status,
-            price_version="" if model.prices is None else model.prices.version,
+            price_version="" if prices is None else prices.version,
             error_class=error_class,
             error_code=("" if error is None else error.code or str(error.status or "")),
             stop_reason=unfinished if terminal is None else terminal.stop_reason,
             position=spec.position,
             chosen_by_policy=spec.chosen_by_policy,
             session_id=context.session_id,
+            list_cost_nanos=self._list_cost(usage),
         )
+
+    def _list_cost(self, usage: TokenUsage | None) -> int | None:
+        prices = self.model.list_prices
+        return None if usage is None or prices is None else cost_nanos(usage, prices, self._started_at)
 
     def _cost(
         self, error: ProviderError | None, *, complete: bool
@@ -451,23 +358,3 @@ def _not_billed(error: ProviderError) -> bool:
     if isinstance(error, ConnectionFailedError):
         return not error.sent
     return error.status is not None
-
-
-def refused(refusal: Refusal, candidate: Candidate, clock: Clock) -> AttuneError:
-    """The exception for a refusal."""
-    retry_after = max(0.0, refusal.retry_at - clock.monotonic())
-    if refusal.error_class is None:
-        return CircuitOpenError(refusal.domain, retry_after=retry_after, retry_at=clock.time() + retry_after)
-    kind = _REFUSALS.get(refusal.error_class, TransientError)
-    named = refusal.domain in refusal.reason
-    message = refusal.reason if named else f"{candidate.label}: {refusal.reason}"
-    return kind(message, retry_after=retry_after, provider=candidate.provider, model=candidate.model_id)
-
-
-_REFUSALS: dict[ErrorClass, type[ProviderError]] = {
-    ErrorClass.THROTTLED: ThrottledError,
-    ErrorClass.MODEL: ModelUnavailableError,
-    ErrorClass.CREDENTIAL: CredentialError,
-    ErrorClass.MONEY: MoneyGoneError,
-    ErrorClass.WINDOW_SPENT: WindowSpentError,
-}

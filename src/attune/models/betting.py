@@ -28,7 +28,7 @@ class Bets:
     __slots__ = ("_squares", "_sum", "above", "below", "calls")
 
     def __init__(self) -> None:
-        self.calls = 0
+        self.calls = 0.0
         self._sum, self._squares = 0.5, 0.5  # one call of half, as uncertain as can be
         self.above = [0.0] * (GRID + 1)
         self.below = [0.0] * (GRID + 1)
@@ -42,6 +42,17 @@ class Bets:
     def variance(self) -> float:
         """The variance of a reward, that call included."""
         return max(self._squares / (self.calls + 1) - self.mean**2, 1e-3)
+
+    def sums(self) -> list[float]:
+        """Everything that rewards add to, so that those of several processes can be added up: each bet
+        was made on what one of them knew, and the product of what such bets won is as valid.
+        """
+        return [self.calls, self._sum - 0.5, self._squares - 0.5, *self.above, *self.below]
+
+    def put(self, sums: list[float]) -> None:
+        """Take over what ``sums`` gave."""
+        self.calls, self._sum, self._squares = sums[0], sums[1] + 0.5, sums[2] + 0.5
+        self.above, self.below = sums[3 : GRID + 4], sums[GRID + 4 :]
 
     def add(self, reward: float) -> None:
         """Take in one reward."""

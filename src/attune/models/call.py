@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from math import ceil
 from typing import TYPE_CHECKING
 
 from attune.errors import (
@@ -21,30 +20,28 @@ from attune.errors import (
     ProviderError,
     ThrottledError,
 )
-from attune.models.attempt import AttemptSpec
 from attune.models.budget import CallBudget
+from attune.models.call_errors import all_failed, joined, named, too_dear
 from attune.models.empathy_executor import response_of
-from attune.models.executor import AttemptBudget
 from attune.models.hedging import parse_hedge
+from attune.models.judge import Judge
 from attune.models.plan import Plan, candidate_of
 from attune.models.race import first_events, race
-from attune.models.request import UNDERESTIMATED
 from attune.models.route_decision import unmade_decision
+from attune.models.starting import AttemptStarter
 from attune.models.tasks import normalize_task
-from attune.models.telemetry import CostStatus
+from attune.models.telemetry import CostStatus, Decided
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from attune.models.attempt import Attempt
     from attune.models.candidate import Candidate
     from attune.models.executor import AttemptSummary, LLMResponse, StreamEvent
-    from attune.models.registry import ModelInfo
     from attune.models.request import ExecutionContext, LLMRequest
     from attune.models.resilient_executor import ResilientExecutor
     from attune.models.route_decision import RouteDecision
     from attune.models.spending import Cap
-    from attune.models.telemetry import DecisionRecord, LLMCallRecord, ScoredCandidate
+    from attune.models.telemetry import DecisionRecord, ScoredCandidate
+    from attune.models.validation import Validate
 
 __all__ = ["Call"]
 
@@ -61,13 +58,13 @@ class Call:
         request: LLMRequest,
         context: ExecutionContext,
         cap: Cap | None = None,
+        validate: Validate | None = None,
     ) -> None:
         self._executor = executor
         self._runner = executor.runner
         self._clock = executor.runner.clock
         self._request = request
         self._context = context
-        self._cap = cap
         self._id = executor.runner.new_id()
         self._plan = Plan(executor, request, context)
         self._budget = CallBudget(
@@ -76,6 +73,7 @@ class Call:
             deadline_s=context.deadline_s,
             budget_usd=context.budget_usd,
         )
+        self._starter = AttemptStarter(self._runner, self._budget, request, context, cap, self._id)
         self._errors: list[AttuneError] = []
         self._made: dict[int, AttemptSummary] = {}
         self._open: list[Attempt] = []
@@ -84,6 +82,7 @@ class Call:
         self._cost_status = CostStatus.EXACT
         self._started = self._clock.monotonic()
         self._hedge = executor.hedge if context.hedge is None else parse_hedge(context.hedge)
+        self._judge = Judge(validate, executor.record_outcome, self._clock)
 
     @property
     def decision(self) -> RouteDecision | None:
@@ -136,7 +135,7 @@ class Call:
             candidate = candidate_of(scored)
             if not self._budget.affords(scored.predicted_cost_usd):
                 self._plan.drop(candidate)
-                self._errors.append(_too_dear(candidate, scored, self._context.budget_usd))
+                self._errors.append(too_dear(candidate, scored, self._context.budget_usd))
                 continue
             if not self._may_be_next(scored):
                 self._plan.drop(candidate)
@@ -146,7 +145,7 @@ class Call:
             except (CircuitOpenError, ProviderError) as refusal:
                 self._plan.drop(candidate, throttled=isinstance(refusal, ThrottledError))
                 self._errors.append(refusal)
-                self._say(_named(candidate, refusal))
+                self._say(named(candidate, refusal))
             except BudgetExhaustedError as exhausted:
                 if exhausted.limit in {"deadline", "attempts"}:
                     if not self._errors:
@@ -154,7 +153,7 @@ class Call:
                     raise self._all_failed(str(exhausted)) from exhausted
                 self._plan.drop(candidate)  # the spend cap: another candidate may be free
                 self._errors.append(exhausted)
-                self._say(_named(candidate, exhausted))
+                self._say(named(candidate, exhausted))
 
     def failed(self, attempt: Attempt, error: ProviderError) -> None:
         """Choose what comes after a failed attempt. Raises the error when nothing should."""
@@ -167,20 +166,20 @@ class Call:
             raise error
         if error.error_class is ErrorClass.CONTEXT:
             self._plan.keep_larger(attempt.model.context_window, self._tried())
-            self._say(f"{_named(candidate, error)}; next a model with a larger window")
+            self._say(f"{named(candidate, error)}; next a model with a larger window")
             return
         done = self._repeats.get(candidate, 0)
         pause = executor.retry.pause(error, done, executor.rng)
         if self._may_repeat(candidate, error, done, pause):
             self._repeats[candidate] = done + 1
             self._pause = pause
-            self._say(f"{_named(candidate, error)}; again in {self._pause:.2f} s")
+            self._say(f"{named(candidate, error)}; again in {self._pause:.2f} s")
         else:
             self._plan.drop(candidate, throttled=error.error_class is ErrorClass.THROTTLED)
             self._plan.put_last(candidate, error)
             following = self._plan.head if self._budget.attempts_left else None
             following_label = "" if following is None else f"; next {candidate_of(following).label}"
-            self._say(f"{_named(candidate, error)}{following_label}")
+            self._say(f"{named(candidate, error)}{following_label}")
 
     def answered(self, attempt: Attempt) -> bool:
         """Whether a complete answer is the call's: not when it ran into its model's window and a
@@ -207,7 +206,41 @@ class Call:
             self._budget.spend(record.cost_nanos, attempt.spec.held_nanos)
             self._cost_status = max(self._cost_status, record.cost_status, key=_COST_STATUSES.index)
             if record.ttft_ms is not None:
-                self._learn_first_content(record, record.ttft_ms)
+                self._executor.first_content_times.learn_attempt(record, record.ttft_ms)
+
+    # -- what the answers are worth ---------------------------------------------------------------
+
+    async def judge(self, attempt: Attempt) -> None:
+        """Let the call's validator, if there is one, judge the answer of a finished attempt."""
+        decided = Decided() if self.decision is None else self.decision.decided
+        within_s = self._budget.remaining_s(self._clock.monotonic())
+        error = await self._judge.hear(attempt, within_s, decided)
+        if error:
+            self._say(f"{attempt.candidate.label}: {error}; its answer has no verdict")
+
+    def climb(self, attempt: Attempt) -> bool:
+        """After an answer that failed its validation, plan the tiers above; whether there is a next step."""
+        verdict = self._judge.verdict_of(attempt)
+        if verdict is None or verdict.success:
+            return False
+        failed = f"{attempt.candidate.label}: its answer failed the validation"
+        failed += f" ({verdict.reason})" if verdict.reason else ""
+        if not self._budget.attempts_left:
+            self._say(f"{failed}; all {self._budget.attempts} attempts are used")
+        elif not self._plan.climb(attempt.model.tier, self._tried()):
+            self._say(f"{failed}; there is no candidate of a higher tier")
+        else:
+            self._say(f"{failed}; next a higher tier")
+            return True
+        return False
+
+    def climbed_in_vain(self, error: AttuneError) -> None:
+        """Say why no higher tier answered: the call has an answer, and does not fail for it."""
+        self._say(f"no higher tier answered: {error}")
+
+    def is_better(self, later: Attempt, earlier: Attempt) -> bool:
+        """Whether the answer to give is the later one."""
+        return self._judge.worth(later) >= self._judge.worth(earlier)
 
     # -- a second attempt beside a slow one ------------------------------------------------------
 
@@ -221,11 +254,7 @@ class Call:
 
     async def _start_second(self, first: Attempt, after_s: float) -> Attempt | None:
         """Start the next candidate beside one that is slow; ``None`` when none may be."""
-        slow = first.candidate
-        others = sorted(
-            self._plan.after_head, key=lambda s: (s.provider == slow.provider) + (s[:2] == slow[:2])
-        )
-        for scored in others:  # what shares least with the slow one comes first
+        for scored in self._plan.beside(first.candidate):
             candidate = candidate_of(scored)
             if not self._budget.affords(scored.predicted_cost_usd):
                 continue
@@ -248,7 +277,7 @@ class Call:
             usual_s = self._hedge_after_s(attempt)
             record = attempt.record
             if record is not None and usual_s is not None and record.latency_ms >= usual_s * 1000:
-                self._learn_first_content(record, record.latency_ms)
+                self._executor.first_content_times.learn_attempt(record, record.latency_ms)
             return
         self._errors.append(error)
         self._plan.drop(attempt.candidate, throttled=error.error_class is ErrorClass.THROTTLED)
@@ -256,11 +285,7 @@ class Call:
             self._plan.keep_larger(attempt.model.context_window, self._tried())
         else:
             self._plan.put_last(attempt.candidate, error)
-        self._say(_named(attempt.candidate, error))
-
-    def _learn_first_content(self, record: LLMCallRecord, ms: float) -> None:
-        label = f"{record.provider}/{record.model_id}"
-        self._executor.first_content_times.learn(record.task_type, label, ms)
+        self._say(named(attempt.candidate, error))
 
     # -- the parts -------------------------------------------------------------------------------
 
@@ -272,63 +297,13 @@ class Call:
             raise
         self._executor.bucket(decision.candidate.provider).credit()
         self._record(decision.record(decision_id=self._id, call_id=self._id, at=self._clock.time()))
+        if decision.drawn is not None:
+            self._executor.router.steering.begun(decision.drawn, self._id, self._clock.time())
         return decision
 
     def _record(self, decision: DecisionRecord) -> None:
         if self._executor.record_decision is not None:
             self._executor.record_decision(decision)
-
-    async def _start(self, scored: ScoredCandidate) -> Attempt:
-        """Start an attempt, with everything that it needs set aside. What cannot be is raised, and then
-        nothing is held and no attempt counted.
-        """
-        candidate, model = candidate_of(scored), self._plan.model_of(scored)
-        request, held = self._within_budget(model)
-        try:
-            left = AttemptBudget(total_s=self._budget.remaining_s(self._clock.monotonic()))
-            reservation = await self._runner.reserve(model, request, left, self._cap)
-        except BaseException:
-            self._budget.spend(0, held)
-            raise
-        try:
-            limits = self._budget.start_attempt(self._clock.monotonic(), scored.tier)
-        except BudgetExhaustedError:
-            self._budget.spend(0, held)
-            if reservation is not None:
-                reservation.settle(0)
-            raise
-        position = self._budget.attempts - 1
-        chosen = not position and self.decision is not None and candidate == self.decision.candidate
-        spec = AttemptSpec(self._id, self._id, position, self._context, chosen, held_nanos=held)
-        try:
-            attempt = self._runner.start(
-                candidate,
-                model,
-                request,
-                limits,
-                spec,
-                reservation=reservation,
-                last_resort=self._plan.last_resort,
-            )
-        except AttuneError:
-            self._budget.attempts -= 1  # a refused permit is not an attempt
-            self._budget.spend(0, held)
-            raise
-        self._open.append(attempt)
-        return attempt
-
-    def _within_budget(self, model: ModelInfo) -> tuple[LLMRequest, int]:
-        """The request with an answer no longer than the call's dollars pay for, and what is held of them."""
-        request = self._request
-        if self._context.budget_usd is None:
-            return request, 0
-        tokens = ceil(request.estimated_input_tokens() * UNDERESTIMATED)
-        longest = min(request.max_output_tokens or model.max_output_tokens, model.max_output_tokens)
-        try:
-            hold = self._budget.hold(model.prices, tokens, longest, self._clock.time())
-        except BudgetExhaustedError as exhausted:
-            raise BudgetExhaustedError(exhausted.limit, f"{model.label}: {exhausted}") from None
-        return replace(request, max_output_tokens=hold.longest), hold.nanos
 
     def _may_be_next(self, scored: ScoredCandidate) -> bool:
         """Whether the retry bucket allows it: another key or model behind the same failure repeats it."""
@@ -360,7 +335,9 @@ class Call:
         if self._budget.attempts_left < 1:
             raise self._all_failed(f"all {self._budget.attempts} attempts are used")
         if not self._made and all(isinstance(error, BudgetExhaustedError) for error in self._errors):
-            raise _joined(self._errors)
+            raise joined(self._errors)
+        if self._plan.climbing:  # there is an answer already: none is waited for
+            raise self._all_failed("no candidate of a higher tier is left")
         if self._plan.add_left_out():
             return
         soonest = self._plan.soonest_throttled(self._tried())
@@ -383,25 +360,24 @@ class Call:
     def _tried(self) -> set[tuple[str, str, str]]:
         return {made[:3] for made in self._made.values()}
 
+    async def _start(self, scored: ScoredCandidate) -> Attempt:
+        decided = None if self.decision is None else self.decision.candidate
+        attempt = await self._starter.start(
+            scored, self._plan.model_of(scored), decided, last_resort=self._plan.last_resort
+        )
+        self._open.append(attempt)
+        return attempt
+
     def _all_failed(self, why: str) -> AllProvidersFailedError:
         wait_s = self._plan.soonest_s()
-        retry_at = None if wait_s is None else self._clock.time() + wait_s
-        causes = "; ".join(dict.fromkeys(str(error) for error in self._errors))
-        made = len(self._made)
-        error = AllProvidersFailedError(
-            f"no candidate could answer ({made} attempt{'' if made == 1 else 's'}, {why}): {causes}",
-            attempts=self._errors,
-            retry_at=retry_at,
-        )
-        error.__cause__ = self._errors[-1] if self._errors else None
-        return error
+        return all_failed(why, self._errors, len(self._made), now=self._clock.time(), wait_s=wait_s)
 
     def _say(self, line: str) -> None:
         if self._executor.on_step is not None:
             self._executor.on_step(line)
 
     async def response(self, attempt: Attempt) -> LLMResponse:
-        """The response of the whole call: the answer of the last attempt, the cost of all."""
+        """The response of the whole call: the answer of one attempt, the cost of all."""
         if self._executor.durable is not None:
             await self._executor.durable()
         response = response_of(attempt)
@@ -414,28 +390,6 @@ class Call:
             ttft_ms=None if response.ttft_ms is None else waited_ms + response.ttft_ms,
             attempts=tuple(self._made[position] for position in sorted(self._made)),
             decision=self.decision,
+            verdict=self._judge.verdict_of(attempt),
+            validator_error=self._judge.error_of(attempt),
         )
-
-
-def _joined(errors: Sequence[AttuneError]) -> BudgetExhaustedError:
-    """One error for dollars that were enough for no candidate."""
-    if len(errors) == 1 and isinstance(errors[0], BudgetExhaustedError):
-        return errors[0]
-    limits = [error.limit for error in errors if isinstance(error, BudgetExhaustedError)]
-    return BudgetExhaustedError(limits[-1], "; ".join(dict.fromkeys(str(error) for error in errors)))
-
-
-def _named(candidate: Candidate, error: AttuneError) -> str:
-    """The error's message, with the candidate in front unless it names it itself."""
-    message = str(error)
-    return message if message.startswith(candidate.label) else f"{candidate}: {message}"
-
-
-def _too_dear(
-    candidate: Candidate, scored: ScoredCandidate, budget_usd: float | None
-) -> BudgetExhaustedError:
-    if scored.predicted_cost_usd is None:
-        message = f"the price of {candidate} is unknown, so it cannot be held to ${budget_usd:g}"
-    else:
-        message = f"{candidate} would pass the call's budget of ${budget_usd:g}"
-    return BudgetExhaustedError("cost", message)

@@ -6,15 +6,14 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
-from attune.errors import InvalidRequestError, StreamBrokenError
+from attune.errors import AttuneError, InvalidRequestError, StreamBrokenError
+from attune.models.call_checks import check_number
 from attune.models.executor import EventKind, StreamEvent
 from attune.models.interruption import Interruptible
-from attune.models.request import check_number
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from attune.errors import AttuneError
     from attune.models.attempt import Attempt
     from attune.models.call import Call
     from attune.models.candidate import Candidate
@@ -117,8 +116,12 @@ class CallStream:
     async def _read(self) -> None:
         """Wait for the next event, until ``aclose`` in another task."""
         self._reader = asyncio.current_task()
-        with self._reading:
-            await (self._commit() if self._attempt is None else self._go_on(self._attempt))
+        try:
+            with self._reading:
+                await (self._commit() if self._attempt is None else self._go_on(self._attempt))
+        except AttuneError as error:
+            error.call_id = self._call.id
+            raise
 
     async def _commit(self) -> None:
         """Commit to the attempt that gives the first content, or say that it is still waited for."""
@@ -130,6 +133,7 @@ class CallStream:
         if events[-1].kind is EventKind.TERMINAL:
             if not self._call.answered(attempt):
                 return
+            await self._call.judge(attempt)
             self.response = await self._call.response(attempt)
         self._attempt = attempt
         self._ready.extend(events)
@@ -154,6 +158,7 @@ class CallStream:
         event: StreamEvent | None = await attempt.__anext__()
         if event is not None and event.kind is EventKind.TERMINAL:
             self._call.finished(attempt)
+            await self._call.judge(attempt)
             self.response = await self._call.response(attempt)
         while event is not None:
             self._ready.append(event)

@@ -1,26 +1,18 @@
-"""One candidate's sums at one level, and what they say: the smallest parts of the statistics."""
+"""One candidate's sums at one level, and the levels: the smallest parts of the statistics."""
 
 from __future__ import annotations
 
 import struct
 from typing import TYPE_CHECKING, TypeAlias
 
-from attune.models.performance import (
-    DENSE,
-    PRIOR_LATENCY_MS,
-    PRIOR_SUCCESS_RATE,
-    PRIOR_WEIGHT,
-    RECENT,
-    LatencySketch,
-    newest,
-)
+from attune.models.performance import DENSE, RECENT, Labels, LatencySketch, newest
 from attune.models.registry import EMBEDDINGS
 from attune.models.sequential import FailureWatch, highest_proven_rate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["NOTHING_KNOWN", "NOT_MEASURED", "SUMS", "Cell", "Level", "Path", "Row", "Sums", "estimate"]
+__all__ = ["SUMS", "Cell", "Level", "LevelRow", "Path", "Sums", "unpack"]
 
 
 class Cell:
@@ -29,16 +21,18 @@ class Cell:
     A bucket has sums in the order of ``Sums``, as a tuple until it is added to: tuples of numbers are shared
     between levels, and the garbage collector passes them by. ``total`` is their sum over all buckets.
     ``recent`` holds the last results as bits, newest lowest: as many as there are calls, at most
-    ``RECENT``. ``proven`` is the highest success rate in percent that the window has proven, by a test that
+    ``RECENT``. ``labels`` has, by bucket, what is known of the answers of a key; the levels above have none.
+    ``proven`` is the highest success rate in percent that the window has proven, by a test that
     was looked at after each result, or ``_UNKNOWN`` after a restore and when a day has left.
     """
 
-    __slots__ = ("buckets", "oldest", "proven", "recent", "sketches", "tier", "total")
+    __slots__ = ("buckets", "labels", "oldest", "proven", "recent", "sketches", "tier", "total")
 
     def __init__(self, tier: str) -> None:
         self.tier = tier
         self.buckets: dict[int, Bucket] = {}
         self.sketches: dict[int, LatencySketch | bytes] = {}
+        self.labels: dict[int, Labels] = {}
         self.total: list[float] = [0] * SUMS
         self.oldest = _NEVER
         self.proven = 0
@@ -103,6 +97,7 @@ class Cell:
         for index in [i for i in self.buckets if i < first]:
             del self.buckets[index]
             self.sketches.pop(index, None)
+            self.labels.pop(index, None)
         self.sum_up()
         self.oldest = min(self.buckets, default=_NEVER)
         self.recent = newest(self.recent, self.total[0])
@@ -132,7 +127,7 @@ def _add_sums(to: list[float], sums: Sequence[float]) -> None:
 _NEVER = 1 << 50
 _UNKNOWN = -1
 _ROW = struct.Struct("5d")
-_pack, _unpack = _ROW.pack, _ROW.unpack
+_pack, unpack = _ROW.pack, _ROW.unpack
 Sums: TypeAlias = tuple[float, ...]
 Bucket: TypeAlias = "Sums | list[float]"
 SUMS = 8  # calls, successes, latency ms, cost nanos, cost count, input tokens, output tokens, usage count
@@ -179,15 +174,15 @@ class Level:
                     self.everyone.add(index, tuple(sums))
         return self.everyone
 
-    def row(self, label: str, first: int) -> _LevelRow | None:
+    def row(self, label: str, first: int) -> LevelRow | None:
         """A candidate's numbers within the window, or ``None`` if it has no calls here."""
         packed = self.rows.get(label)
         if packed is None:
             return None
-        row: _LevelRow = _unpack(packed)
+        row: LevelRow = unpack(packed)
         if row[4] < first:
             self.expire(label, first)
-            row = _unpack(self.rows[label])
+            row = unpack(self.rows[label])
         return row if row[0] else None
 
     def expire(self, label: str, first: int) -> None:
@@ -232,8 +227,9 @@ def _watched(cells: Sequence[Cell]) -> FailureWatch:
     days: dict[int, tuple[float, float]] = {}
     last: list[tuple[int, Cell, int]] = []
     for cell in cells:
-        newest_day = max(cell.buckets, default=0)
-        for index, sums in cell.buckets.items():
+        counted = {index: sums for index, sums in cell.buckets.items() if sums[0]}  # not cancelled alone
+        newest_day = max(counted, default=0)
+        for index, sums in counted.items():
             calls, failures = sums[0], sums[0] - sums[1]
             if index == newest_day:
                 known = min(RECENT, int(calls))
@@ -251,149 +247,7 @@ def _watched(cells: Sequence[Cell]) -> FailureWatch:
     return watch
 
 
-_LevelRow: TypeAlias = tuple[float, float, float, float, float]
+LevelRow: TypeAlias = tuple[float, float, float, float, float]
 """Calls, successes, the sum of latencies, recent failures, and the oldest bucket."""
 
-Row: TypeAlias = tuple[float, float, float, float, float, float, float, float, float]
-"""What telemetry says of a candidate at a key, sparse cells having borrowed from their parents: success rate
-(0..1), latency in ms, how much of both is known (0..1, the rest is the prior's), the key's own calls and
-successes, recent failures; then plain means, of the key or else of its parent: the measured success rate, the
-calls that it is of, and the measured latency in ms. Where neither has ``PRIOR_WEIGHT`` calls (successful ones
-for the latency) the mean is ``NOT_MEASURED``. A plain tuple, because every decision makes ten.
-"""
-
-NOT_MEASURED = -1.0
-_FADING = PRIOR_WEIGHT / DENSE
-
 Path: TypeAlias = tuple[Level, ...]
-
-NOTHING_KNOWN: Row = (PRIOR_SUCCESS_RATE, PRIOR_LATENCY_MS, 0, 0, 0, 0, NOT_MEASURED, 0, NOT_MEASURED)
-_NO_CALLS: _LevelRow = (0.0, 0.0, 0.0, 0.0, 0.0)
-
-
-def estimate(levels: Path, label: str, first: int) -> Row:
-    """What the window knows of a candidate at a key.
-
-    The success rate p of a level with n calls is drawn to that of its siblings, which are its
-    parent's other calls, by a weight w that fades out, w = 10 (1 - n / 30) and 0 from ``DENSE``
-    calls on::
-
-        p = (successes + w p_siblings) / (n + w)
-
-    Theirs is drawn to that of the grandparent's other calls and so on; above all stands the prior.
-    No call counts twice. The mean latency likewise, by successful calls. To the level's own recent
-    failures come those of its siblings, in proportion to what it lacks to ``RECENT`` calls.
-    ``levels`` are those of a key, the most specific first; buckets before ``first`` are left out.
-    """
-    packed = levels[0].rows.get(label)
-    if packed is not None:
-        calls, successes, latency_sum, lately, oldest = _unpack(packed)
-        if oldest >= first:
-            if successes >= DENSE:
-                rate, latency = successes / calls, latency_sum / successes
-                return rate, latency, 1.0, calls, successes, lately, rate, calls, latency
-            of_stage = len(levels) == 3
-            if 0 < calls < RECENT and (of_stage or levels[1].same_as_inner):
-                wide = _unpack(levels[-2].rows[label])
-                if wide[4] >= first and wide[1] - successes >= DENSE:
-                    outer = wide if of_stage else _NO_CALLS
-                    return _drawn_once(calls, successes, latency_sum, lately, wide, outer)
-    return _borrowed(levels, label, first)
-
-
-def _drawn_once(
-    calls: float, won: float, latency_sum: float, failed: float, wide: _LevelRow, outer: _LevelRow
-) -> Row:
-    """``_borrowed`` of the usual case, in a third of its time: few calls of a stage, or of the only task of
-    one, in a workflow that has many. ``outer`` is what may be measured instead of the key itself.
-    """
-    others, others_won = wide[0] - calls, wide[1] - won
-    weight = PRIOR_WEIGHT - calls * _FADING
-    latency_weight = PRIOR_WEIGHT - won * _FADING
-    if calls >= PRIOR_WEIGHT:
-        measured, measured_calls = won / calls, calls
-    elif outer[0]:
-        measured, measured_calls = outer[1] / outer[0], outer[0]
-    else:
-        measured, measured_calls = NOT_MEASURED, 0.0
-    if won >= PRIOR_WEIGHT:
-        measured_latency = latency_sum / won
-    else:
-        measured_latency = outer[2] / outer[1] if outer[1] else NOT_MEASURED
-    return (
-        (won + weight * others_won / others) / (calls + weight),
-        (latency_sum + latency_weight * (wide[2] - latency_sum) / others_won) / (won + latency_weight),
-        1.0,
-        calls,
-        won,
-        failed + (wide[3] if wide[3] < others - others_won else others - others_won) * (1 - calls / RECENT),
-        measured,
-        measured_calls,
-        measured_latency,
-    )
-
-
-def _borrowed(levels: Path, label: str, first: int) -> Row:
-    """``estimate`` of a key with few calls of its own, or none. A hot path: the way out to the first
-    siblings with many calls, where it mostly ends at once, and the way back in.
-    """
-    inner: list[_LevelRow] = []
-    own = total = _NO_CALLS
-    own_place = place = -1
-    rate, latency, known, lately = PRIOR_SUCCESS_RATE, PRIOR_LATENCY_MS, 0.0, 0.0
-    outer = _NO_CALLS
-    for level in levels:
-        place += 1
-        packed = level.rows.get(label)
-        if packed is None:
-            continue
-        row = _unpack(packed)
-        if row[4] < first:
-            level.expire(label, first)
-            row = _unpack(level.rows[label])
-        calls = row[0]
-        if not calls:
-            continue
-        if own_place < 0:
-            own, own_place = row, place
-        if place < 2:
-            outer = row
-        others = calls - total[0]
-        if others:
-            won = row[1] - total[1]
-            if won >= DENSE:
-                rate, latency, known = won / others, (row[2] - total[2]) / won, 1.0
-                lately = min(row[3], others - won)
-                break
-            inner.append((others, won, row[2] - total[2], min(row[3], others - won), 0.0))
-        total = row
-    if own_place < 0:
-        return NOTHING_KNOWN
-    for calls, won, latency_sum, failed, _ in reversed(inner):
-        weight = PRIOR_WEIGHT - calls * _FADING if calls < DENSE else 0.0
-        rate = (won + weight * rate) / (calls + weight)
-        known = (calls + weight * known) / (calls + weight)
-        weight = PRIOR_WEIGHT - won * _FADING
-        latency = (latency_sum + weight * latency) / (won + weight)
-        lately = failed + lately * (1 - calls / RECENT) if calls < RECENT else failed
-    own_calls, own_successes = own[:2] if own_place == 0 else (0.0, 0.0)
-    measured = measured_latency = NOT_MEASURED
-    measured_calls = 0.0
-    if own_place < 2:
-        rated = own if own[0] >= PRIOR_WEIGHT else outer
-        if rated[0] >= PRIOR_WEIGHT:
-            measured, measured_calls = rated[1] / rated[0], rated[0]
-        timed = own if own[1] >= PRIOR_WEIGHT else outer
-        if timed[1] >= PRIOR_WEIGHT:
-            measured_latency = timed[2] / timed[1]
-    return (
-        rate,
-        latency,
-        known,
-        own_calls,
-        own_successes,
-        lately,
-        measured,
-        measured_calls,
-        measured_latency,
-    )

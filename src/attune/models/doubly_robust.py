@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
-from attune.models.logged_calls import GROUPS, Sums, departs, usable
+from attune.models.logged_calls import ENOUGH_RUNS, GROUPS, Sums, departs, usable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 __all__ = [
     "CURRENT",
     "DIFFERENCE",
-    "ENOUGH_RUNS",
     "EXCESS",
     "TARGET",
     "UNSUPPORTED",
@@ -24,8 +23,6 @@ __all__ = [
     "Sides",
 ]
 
-ENOUGH_RUNS = 20
-"""Workflow runs below which nothing is estimated: so few draws from what differs between runs."""
 UNSUPPORTED = 0.01
 """The share of a policy's choices without support up to which there is a value, in which the model of
 outcomes stands in for them; the interval holds their bounds.

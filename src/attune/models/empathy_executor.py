@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attune.models.attempt import AttemptRunner, AttemptSpec
+from attune.models.attempt import AttemptSpec
+from attune.models.attempt_runner import AttemptRunner
 from attune.models.budget import CallBudget, CallLimits
 from attune.models.candidate import Candidate
 from attune.models.executor import LLMResponse
@@ -80,4 +81,5 @@ def response_of(attempt: Attempt) -> LLMResponse:
         latency_ms=record.latency_ms,
         ttft_ms=record.ttft_ms,
         attempts=(attempt.summary(),),
+        list_cost_nanos=record.list_cost_nanos,
     )

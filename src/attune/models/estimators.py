@@ -19,14 +19,13 @@ from attune.models.bootstrap import Interval, ratio_intervals, standard_error
 from attune.models.doubly_robust import (
     CURRENT,
     DIFFERENCE,
-    ENOUGH_RUNS,
     EXCESS,
     TARGET,
     UNSUPPORTED,
     Scores,
     Sides,
 )
-from attune.models.logged_calls import ENOUGH_CALLS, SURE, LoggedCall, Support, Survey
+from attune.models.logged_calls import ENOUGH_CALLS, ENOUGH_RUNS, SURE, LoggedCall, Support, Survey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -255,8 +254,8 @@ def _notes(survey: Survey, scores: Scores, *, disagree: bool) -> tuple[str, ...]
         if not support.enough:
             notes.append(
                 f"the logs hold the worth of {min(support.effective, support.effective_departing):.0f} calls "
-                f"of where the {name} policy departs from them, {ENOUGH_CALLS} are needed: bounds, not an "
-                "estimate"
+                f"in {support.departing_runs:.0f} workflow runs where the {name} policy departs from them; "
+                f"{ENOUGH_CALLS} in {ENOUGH_RUNS} are needed: bounds, not an estimate"
             )
     if disagree:
         notes.append(

@@ -1,9 +1,9 @@
 """What outcomes say of each model at each key: hierarchical, decaying, mergeable sums and their posterior.
 
 A key is a path from the whole to the part (all, workflow, stage, task). At the root a model has an
-ability, the mean of its labelled calls. Below, a key has a difficulty that all its models share, added on
-the logit scale (Rasch 1960), and each model what is its own there. How much each counts is learned from
-how much the keys differ (empirical Bayes by moments; DerSimonian and Laird 1986).
+ability, the mean of its labelled calls. Below, a key has a difficulty that all its models share, and each
+model what is its own there. How much each counts is learned from how much the keys differ; ``shrinkage``
+has the arithmetic and its sources.
 """
 
 from __future__ import annotations
@@ -11,35 +11,43 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
-from attune.models.log_odds import logit, sigmoid, spread_of
+from attune.models.shrinkage import (
+    PRIOR_CALLS,
+    PRIOR_DIFFICULTY_SD,
+    PRIOR_KEYS,
+    PRIOR_MEAN,
+    PRIOR_SD,
+    PRIOR_SPREAD_SD,
+    Ability,
+    Node,
+    Path,
+    Sums,
+    below,
+    costs_of,
+    difficulty_of,
+    dispersions,
+    noise_of,
+    raw_difficulty,
+    shifted,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["Belief", "Evidence", "Path", "Sums"]
+__all__ = ["Belief", "Evidence", "Path"]
 
 HALF_LIFE_S = 7 * 86_400.0
 """Evidence counts half after a week: it decays with time, not with calls."""
 MAX_NODES = 10_000
 
-PRIOR_MEAN, PRIOR_SD = 0.7, 0.2
-"""A model of which nothing is known: weak, about as much as one or two calls."""
-PRIOR_CALLS = 2.0
-"""How many calls the mean of others weighs against ``PRIOR_MEAN``, and a size known from the parent."""
-PRIOR_DISPERSION = 0.3
-PRIOR_SPREAD_SD = 0.05
-PRIOR_DIFFICULTY_SD = 0.5
-PRIOR_KEYS = 3.0
-"""The three above count as much as so many keys."""
 BORROWED_CALLS = 10.0
 """No sibling counts as more calls than these in a prior."""
 REFRESH_GROWTH = 1.2
 MAX_REFRESHED_KEYS = 256
+MAX_BELIEVED = 4096
 MAX_RELATIVE_SIZE = 20.0
-
-Path: TypeAlias = tuple[str, ...]
 
 
 class Belief(NamedTuple):
@@ -53,78 +61,6 @@ class Belief(NamedTuple):
     calls: float
     cost: float | None
     ability_sd: float
-
-
-class Sums:
-    """Labelled calls of a model at a key with their rewards and squares, and priced calls with their costs
-    and sizes relative to the model's mean; all as of ``time``.
-    """
-
-    __slots__ = ("calls", "cost", "priced", "reward", "size", "squares", "time")
-
-    def __init__(self, time: float) -> None:
-        self.calls = self.reward = self.squares = 0.0
-        self.priced = self.cost = self.size = 0.0
-        self.time = time
-
-    def decay(self, now: float, half_life_s: float) -> None:
-        """Bring the sums to ``now``; an earlier time changes nothing."""
-        if now > self.time:
-            keep = 0.5 ** ((now - self.time) / half_life_s)
-            self.forget(keep)
-            self.priced *= keep
-            self.cost *= keep
-            self.size *= keep
-            self.time = now
-
-    def forget(self, keep: float) -> None:
-        """Keep a share of what the rewards say; the costs stay."""
-        self.calls *= keep
-        self.reward *= keep
-        self.squares *= keep
-
-    def merge(self, other: Sums, half_life_s: float) -> None:
-        """Add other sums, as of the later time of both."""
-        late = Sums(other.time)
-        for name in ("calls", "reward", "squares", "priced", "cost", "size"):
-            setattr(late, name, getattr(other, name))
-        late.decay(self.time, half_life_s)
-        self.decay(other.time, half_life_s)
-        for name in ("calls", "reward", "squares", "priced", "cost", "size"):
-            setattr(self, name, getattr(self, name) + getattr(late, name))
-
-
-_Ability: TypeAlias = tuple[float, float]
-"""Mean and variance."""
-
-
-class _Node:
-    """One key: its models' sums, its difficulty, what was learned of how its children differ, and at a root
-    the abilities as of the last call.
-    """
-
-    __slots__ = (
-        "abilities",
-        "children",
-        "difficulty",
-        "difficulty_var",
-        "dispersion",
-        "models",
-        "refresh_at",
-        "seen",
-        "spread",
-    )
-
-    def __init__(self) -> None:
-        self.models: dict[str, Sums] = {}
-        self.abilities: dict[str, _Ability] = {}
-        self.children: dict[Path, None] = {}
-        self.seen = 0
-        self.refresh_at = 8.0
-        self.difficulty = 0.0
-        self.difficulty_var = PRIOR_DIFFICULTY_SD**2
-        self.spread = PRIOR_SPREAD_SD**2
-        self.dispersion: dict[str, float] = {}
 
 
 class Evidence:
@@ -145,7 +81,8 @@ class Evidence:
         self._ranks = dict(ranks or {})
         self._half_life_s = half_life_s
         self._max_nodes = max_nodes
-        self._nodes: OrderedDict[Path, _Node] = OrderedDict()
+        self._nodes: OrderedDict[Path, Node] = OrderedDict()
+        self._believed: dict[tuple[Path, tuple[str, ...]], list[Belief]] = {}
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -153,18 +90,18 @@ class Evidence:
     # -- learning --------------------------------------------------------------------------------
 
     def observe(self, path: Path, model: str, reward: float | None, cost: float | None, now: float) -> None:
-        """Learn from one call: its reward (0..1; ``None`` when nobody judged it) and its USD."""
+        """Learn from one call of ``now``: its reward (0..1; ``None`` when nobody judged it) and its USD."""
+        self._believed.clear()
         size = self._relative_size(path[:1], model, cost)
         for depth in range(1, len(path) + 1):
             node = self._enter(path[:depth])
             sums = node.models.get(model)
             if sums is None:
                 sums = node.models[model] = Sums(now)
-            sums.decay(now, self._half_life_s)
             if reward is not None:
-                sums.calls += 1
-                sums.reward += reward
-                sums.squares += reward * reward
+                sums.add(now, self._half_life_s, reward, reward * reward, 1)
+            else:
+                sums.decay(now, self._half_life_s)
             if cost is not None:
                 sums.priced += 1
                 sums.cost += cost
@@ -177,8 +114,43 @@ class Evidence:
         while len(self._nodes) > self._max_nodes:
             self._evict()
 
+    def restore(self, path: Path, model: str, at: float, rewards: tuple[float, float, float]) -> None:
+        """Take in labelled calls of ``at``: how many, the sum of their rewards and of its squares; what they
+        say together is known after ``restored``.
+        """
+        calls, reward, squares = rewards
+        for depth in range(1, len(path) + 1):
+            node = self._enter(path[:depth])
+            node.models.setdefault(model, Sums(at)).add(at, self._half_life_s, reward, squares, calls)
+            node.seen += int(calls)
+
+    def restored(self) -> None:
+        """Learn how much keys differ from all that was restored, from the root down."""
+        while len(self._nodes) > self._max_nodes:
+            self._evict()
+        for node in self._nodes.values():
+            node.refresh_at = node.seen * REFRESH_GROWTH
+            self._refresh(node)
+        for path, node in list(self._nodes.items()):
+            if not node.children:
+                self._place(path)
+        self._believed.clear()
+
+    def correct(self, path: Path, model: str, at: float, previous: float, reward: float) -> None:
+        """Replace the reward of one call of ``at``: the last word counts."""
+        self._believed.clear()
+        for depth in range(1, len(path) + 1):
+            node = self._nodes.get(path[:depth])
+            if node is not None and model in node.models:
+                change = reward - previous, reward * reward - previous * previous
+                node.models[model].add(at, self._half_life_s, *change, 0)
+                node.models[model].keep_possible()
+        if path in self._nodes:
+            self._place(path)
+
     def forget(self, model: str, calls: float) -> None:
         """Keep only as much of a model's rewards as ``calls`` calls would say: it has changed."""
+        self._believed.clear()
         for path, node in self._nodes.items():
             sums = node.models.get(model)
             if len(path) == 1 and sums is not None and sums.calls > calls:
@@ -191,6 +163,7 @@ class Evidence:
 
     def merge(self, other: Evidence) -> None:
         """Add what another process learned."""
+        self._believed.clear()
         for path, theirs in other._nodes.items():
             node = self._enter(path)
             for model, sums in theirs.models.items():
@@ -206,10 +179,10 @@ class Evidence:
             return 1.0
         return min(cost * sums.priced / sums.cost, MAX_RELATIVE_SIZE)
 
-    def _enter(self, path: Path) -> _Node:
+    def _enter(self, path: Path) -> Node:
         node = self._nodes.get(path)
         if node is None:
-            node = self._nodes[path] = _Node()
+            node = self._nodes[path] = Node()
             if len(path) > 1:
                 self._enter(path[:-1]).children[path] = None
         else:
@@ -224,25 +197,25 @@ class Evidence:
 
     # -- empirical Bayes -------------------------------------------------------------------------
 
-    def _refresh(self, node: _Node) -> None:
+    def _refresh(self, node: Node) -> None:
         """Learn anew how noisy each model is and how much the keys below differ."""
         kids = [self._nodes[p] for p in islice(reversed(node.children), MAX_REFRESHED_KEYS)]
-        node.dispersion = _dispersions(kids or [node])
+        node.dispersion = dispersions(kids or [node])
         if not kids:
             return
         abilities = {m: self._ability(node, m) for m in node.models}
         difficulty, difficulty_keys = PRIOR_DIFFICULTY_SD**2 * PRIOR_KEYS, PRIOR_KEYS
         spread, spread_cells = PRIOR_SPREAD_SD**2 * PRIOR_KEYS, PRIOR_KEYS
         for kid in kids:
-            raw, raw_var = _raw_difficulty(node, kid, abilities)
+            raw, raw_var = raw_difficulty(node, kid, abilities)
             weight = 1 / (1 + raw_var / PRIOR_DIFFICULTY_SD**2)
             difficulty += weight * (min(raw * raw, 9.0) - raw_var) if weight > 1e-3 else 0.0
             difficulty_keys += weight
-            kid.difficulty = _difficulty(node, kid, abilities)
+            kid.difficulty = difficulty_of(node, kid, abilities)
             for model, sums in kid.models.items():
                 if sums.calls > 0:
-                    mean = _shifted(abilities[model][0], kid.difficulty)
-                    noise = _noise(node, model, mean) / sums.calls
+                    mean = shifted(abilities[model][0], kid.difficulty)
+                    noise = noise_of(node, model, mean) / sums.calls
                     weight = 1 / (1 + noise / PRIOR_SPREAD_SD**2)
                     spread += weight * ((sums.reward / sums.calls - mean) ** 2 - noise)
                     spread_cells += weight
@@ -252,23 +225,23 @@ class Evidence:
     def _place(self, path: Path) -> None:
         """Find the difficulties along a path, from the root down."""
         node = self._nodes[path[:1]]
-        abilities: dict[str, _Ability] = {m: self._ability(node, m) for m in node.models}
+        abilities: dict[str, Ability] = {m: self._ability(node, m) for m in node.models}
         node.abilities = abilities
         for depth in range(2, len(path) + 1):
             kid = self._nodes[path[:depth]]
-            kid.difficulty = _difficulty(node, kid, abilities)
-            abilities = {m: _below(node, kid, m, a) for m, a in abilities.items()}
+            kid.difficulty = difficulty_of(node, kid, abilities)
+            abilities = {m: below(node, kid, m, a) for m, a in abilities.items()}
             node = kid
 
-    def _ability(self, root: _Node, model: str) -> _Ability:
+    def _ability(self, root: Node, model: str) -> Ability:
         sums = root.models.get(model)
         calls, reward = (sums.calls, sums.reward) if sums else (0.0, 0.0)
         prior = self._prior(root, model)
-        noise = _noise(root, model, (reward + PRIOR_CALLS * prior) / (calls + PRIOR_CALLS))
+        noise = noise_of(root, model, (reward + PRIOR_CALLS * prior) / (calls + PRIOR_CALLS))
         weight = noise / PRIOR_SD**2
         return (reward + weight * prior) / (calls + weight), noise / (calls + weight)
 
-    def _prior(self, root: _Node, model: str) -> float:
+    def _prior(self, root: Node, model: str) -> float:
         """The mean of the tier's other models, else of all others, drawn to ``PRIOR_MEAN``."""
         others = [(m, s) for m, s in root.models.items() if m != model and s.calls > 0]
         rank = self._ranks.get(model)
@@ -283,19 +256,30 @@ class Evidence:
     # -- asking ----------------------------------------------------------------------------------
 
     def beliefs(self, path: Path, models: Sequence[str]) -> list[Belief]:
-        """What is believed of each model at a key, which may be one never seen."""
+        """What is believed of each model at a key, which may be one never seen. The same until something is
+        learned, so it is kept until then.
+        """
+        asked = path, tuple(models)
+        known = self._believed.get(asked)
+        if known is None:
+            if len(self._believed) >= MAX_BELIEVED:
+                self._believed.clear()
+            known = self._believed[asked] = self._beliefs(path, models)
+        return known
+
+    def _beliefs(self, path: Path, models: Sequence[str]) -> list[Belief]:
         root = self._nodes.get(path[:1])
-        node = root = _Node() if root is None else root
+        node = root = Node() if root is None else root
         found = abilities = [root.abilities.get(m) or self._ability(root, m) for m in models]
         for depth in range(2, len(path) + 1):
             kid = self._nodes.get(path[:depth])
             if kid is None:
                 found = [(mean, var + node.spread) for mean, var in found]
                 break
-            found = [_below(node, kid, m, a) for m, a in zip(models, found, strict=True)]
+            found = [below(node, kid, m, a) for m, a in zip(models, found, strict=True)]
             node = kid
         last = self._nodes.get(path, _NOTHING)
-        costs = _costs(root, last if last is not root else _NOTHING, models)
+        costs = costs_of(root, last if last is not root else _NOTHING, models)
         return [
             Belief(
                 mean,
@@ -309,89 +293,7 @@ class Evidence:
 
     def noise(self, path: Path, model: str, mean: float) -> float:
         """The variance of one reward of a model whose mean is ``mean``."""
-        return _noise(self._nodes.get(path[:1], _NOTHING), model, mean)
+        return noise_of(self._nodes.get(path[:1], _NOTHING), model, mean)
 
 
-_NOTHING = _Node()
-
-
-def _noise(node: _Node, model: str, mean: float) -> float:
-    known = node.dispersion
-    return (known.get(model) or known.get("", PRIOR_DISPERSION)) * spread_of(mean)
-
-
-def _dispersions(kids: Iterable[_Node]) -> dict[str, float]:
-    """Variance within the cells over that of binary outcomes, each model's drawn to that of all (``""``)."""
-    within: dict[str, tuple[float, float]] = {}
-    for kid in kids:
-        for model, sums in kid.models.items():
-            if sums.calls > 1:
-                squares, most = within.get(model, (0.0, 0.0))
-                mean = (sums.reward + PRIOR_CALLS * PRIOR_MEAN) / (sums.calls + PRIOR_CALLS)
-                squares += sums.squares - sums.reward**2 / sums.calls
-                within[model] = squares, most + (sums.calls - 1) * spread_of(mean)
-    total = sum(squares for squares, _ in within.values())
-    most = sum(m for _, m in within.values())
-    pooled = (total + 0.4 * PRIOR_DISPERSION) / (most + 0.4)
-    found = {model: (squares + 0.6 * pooled) / (m + 0.6) for model, (squares, m) in within.items()}
-    return {**found, "": pooled}
-
-
-def _shifted(mean: float, difficulty: float) -> float:
-    return mean if difficulty == 0.0 else sigmoid(logit(mean) + difficulty)
-
-
-def _raw_difficulty(node: _Node, kid: _Node, abilities: Mapping[str, _Ability]) -> tuple[float, float]:
-    """One Newton step from 0 without a prior, and its variance."""
-    score = slope = var = 0.0
-    for model, sums in kid.models.items():
-        mean = abilities[model][0]
-        score += sums.reward - sums.calls * mean
-        slope += sums.calls * spread_of(mean)
-        var += sums.calls * _noise(node, model, mean)
-    return (score / slope, var / slope**2) if slope > 1e-6 else (0.0, math.inf)
-
-
-def _difficulty(node: _Node, kid: _Node, abilities: Mapping[str, _Ability]) -> float:
-    """The mode of the posterior of a key's difficulty (above 0: easier), two Newton steps from 0."""
-    found = 0.0
-    for _ in range(2):
-        score, information = -found / node.difficulty_var, 1 / node.difficulty_var
-        for model, sums in kid.models.items():
-            mean = _shifted(abilities[model][0], found)
-            dispersion = node.dispersion.get(model) or node.dispersion.get("", PRIOR_DISPERSION)
-            score += (sums.reward - sums.calls * mean) / dispersion
-            information += sums.calls * spread_of(mean) / dispersion
-        found = min(max(found + score / information, -4.0), 4.0)
-    return found
-
-
-def _below(node: _Node, kid: _Node, model: str, ability: _Ability) -> _Ability:
-    """A model's ability at a key from that at the parent, the key's difficulty and its own calls there."""
-    mean, var = ability
-    if kid.difficulty:
-        mean = _shifted(mean, kid.difficulty)
-    var += node.spread
-    sums = kid.models.get(model)
-    if sums is None or sums.calls <= 0:
-        return mean, var
-    calls, reward = sums.calls, sums.reward
-    noise = _noise(node, model, (reward + PRIOR_CALLS * mean) / (calls + PRIOR_CALLS))
-    weight = var / (var + noise / calls)
-    return mean + weight * (reward / calls - mean), var * (1 - weight)
-
-
-def _costs(root: _Node, kid: _Node, models: Sequence[str]) -> list[float | None]:
-    """The model's mean cost times the key's relative size, which all models share, drawn to the key's own."""
-    priced = sum(s.priced for s in kid.models.values())
-    size = (PRIOR_CALLS + sum(s.size for s in kid.models.values())) / (PRIOR_CALLS + priced)
-    found: list[float | None] = []
-    for model in models:
-        sums = root.models.get(model)
-        if sums is None or sums.priced <= 0:
-            found.append(None)
-            continue
-        mean = sums.cost / sums.priced * size
-        own = kid.models.get(model)
-        found.append((PRIOR_CALLS * mean + own.cost) / (PRIOR_CALLS + own.priced) if own else mean)
-    return found
+_NOTHING = Node()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from attune.models.adaptive_routing import RouteDecision
     from attune.models.registry import ModelInfo
     from attune.models.request import ExecutionContext, LLMRequest, Part
+    from attune.models.validation import Verdict
 
 __all__ = [
     "AttemptBudget",
@@ -36,6 +37,7 @@ __all__ = [
     "TextDelta",
     "ThinkingDelta",
     "ToolCallDelta",
+    "Working",
 ]
 
 
@@ -78,6 +80,12 @@ class ToolCallDelta(NamedTuple):
     arguments: str = ""
 
 
+class Working(NamedTuple):
+    """The provider is at work on something that is no part of the answer, such as a search of its own, or a
+    thought that it does not show: no content, yet a sign that some will come.
+    """
+
+
 class Terminal(NamedTuple):
     """The answer is complete.
 
@@ -89,7 +97,9 @@ class Terminal(NamedTuple):
     raw_reason: str = ""
 
 
-Payload: TypeAlias = "Meta | TextDelta | ThinkingDelta | ToolCallDelta | TokenUsage | Terminal | None"
+Payload: TypeAlias = (
+    "Meta | TextDelta | ThinkingDelta | ToolCallDelta | Working | TokenUsage | Terminal | None"
+)
 
 
 class StreamEvent(NamedTuple):
@@ -107,9 +117,9 @@ class AttemptBudget(NamedTuple):
     """Time limits of one attempt in seconds, already cut to what the call has left. The time that whoever
     reads the events takes for itself does not count.
 
-    ``connect_s`` until the connection stands, ``first_content_s`` until the first content event,
-    ``idle_s`` between two events after it, ``total_s`` for everything. The provider enforces
-    ``connect_s``; the ``AttemptRunner`` enforces the others.
+    ``connect_s`` until the connection stands, ``first_content_s`` until the first content event, anew from
+    each sign that the provider is at work (``Working``), ``idle_s`` between two events after it, ``total_s``
+    for everything. The provider enforces ``connect_s``; the ``AttemptRunner`` enforces the others.
     """
 
     connect_s: float = 10.0
@@ -170,8 +180,11 @@ class LLMResponse:
     """The answer to one call, and what it took.
 
     ``cost_nanos`` is the cost of **all** attempts of the call; ``None`` if that of any is unknown.
+    ``list_cost_nanos`` is what the answer would have cost at list price where a plan paid, else ``None``.
     ``content`` holds the reasoning, the text and the tool calls in the order in which they came, as a
-    later request may give them back in an assistant message; ``text`` joins the text.
+    later request may give them back in an assistant message; ``text`` joins the text. ``verdict`` is what
+    the call's validator said of the answer, ``None`` without one, or when the validator itself failed;
+    ``validator_error`` then says how.
     """
 
     call_id: str
@@ -188,6 +201,9 @@ class LLMResponse:
     ttft_ms: float | None
     attempts: tuple[AttemptSummary, ...] = ()
     decision: RouteDecision | None = field(default=None, repr=False)
+    verdict: Verdict | None = None
+    validator_error: str = ""
+    list_cost_nanos: int | None = None
 
     @property
     def text(self) -> str:
@@ -200,6 +216,11 @@ class LLMResponse:
     def cost_usd(self) -> float | None:
         """The cost in USD, or ``None`` if it is unknown."""
         return None if self.cost_nanos is None else self.cost_nanos / NANOS_PER_USD
+
+    @property
+    def list_cost_usd(self) -> float | None:
+        """``list_cost_nanos`` in USD."""
+        return None if self.list_cost_nanos is None else self.list_cost_nanos / NANOS_PER_USD
 
     @property
     def fallback_used(self) -> bool:

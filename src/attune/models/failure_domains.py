@@ -11,7 +11,8 @@ throttled           the (provider, model, credential)       cools down, at least
 model               the (provider, model, credential)       off for 10 minutes
 credential, money   the credential                          off, probed again at growing intervals,
                                                             one attempt at a time
-window_spent        the credential                          off until the window's reset
+window_spent        the credential; of a window that only   off until the window's reset
+                    some models have, those of them
 the others          nobody                                  permits are given back unused
 =================== ======================================= =================================
 
@@ -170,7 +171,7 @@ class FailureDomains:
             what = f"the credential {_credential_key(candidate)} is off: {health.reason}"
             error_class = _OFF_CLASSES.get(health.reason, ErrorClass.CREDENTIAL)
             return Refusal(_credential_key(candidate), what, retry_at, error_class)
-        for key in (candidate.key, candidate.label):
+        for key in (candidate.key, candidate.label, *_families(candidate)) if self._rests else ():
             rest = self._rests.get(key)
             if rest is not None and rest.until > now:
                 return Refusal(key, rest.reason, rest.until, rest.error_class)
@@ -245,7 +246,8 @@ class FailureDomains:
             elif fact.until == 0:
                 self._credentials.pop(fact.key, None)
         elif fact.kind in {FactKind.COOLDOWN, FactKind.MODEL_OFF}:
-            error_class = ErrorClass.THROTTLED if fact.kind is FactKind.COOLDOWN else ErrorClass.MODEL
+            off = _OFF_CLASSES.get(fact.detail, ErrorClass.MODEL)
+            error_class = ErrorClass.THROTTLED if fact.kind is FactKind.COOLDOWN else off
             rest = self._rests.get(fact.key)
             if fact.until > wall:
                 self._rest(fact.key, until, fact.detail, error_class)
@@ -285,6 +287,11 @@ class FailureDomains:
                 reason = "this credential does not have the model"
                 self._rest(candidate.key, now + MODEL_OFF_S, reason, ErrorClass.MODEL)
                 self._tell(FactKind.MODEL_OFF, candidate.key, wall + MODEL_OFF_S, reason)
+            case ErrorClass.WINDOW_SPENT if family := _family(candidate, error.code):
+                seconds = MODEL_OFF_S if error.retry_after is None else error.retry_after
+                reason = _OFF_REASONS[error.error_class]
+                self._rest(family, now + seconds, reason, error.error_class)
+                self._tell(FactKind.MODEL_OFF, family, wall + seconds, reason)
             case ErrorClass.CREDENTIAL | ErrorClass.MONEY | ErrorClass.WINDOW_SPENT:
                 key = _credential_key(candidate)
                 health = self._credentials.setdefault(key, CredentialHealth())
@@ -354,6 +361,21 @@ def _in_a_row(failures: int) -> str:
 
 def _credential_key(candidate: Candidate) -> str:
     return f"{candidate.provider}#{candidate.credential}"
+
+
+def _families(candidate: Candidate) -> Sequence[str]:
+    """The groups of models with a window of their own that a candidate may be in: one for each word of its
+    id, such as ``claude#subscription#opus``.
+    """
+    return [f"{_credential_key(candidate)}#{word}" for word in candidate.model_id.split("-")]
+
+
+def _family(candidate: Candidate, window: str | None) -> str | None:
+    """The models that a window is of, such as ``seven_day_opus``, if the candidate is one of them and it is
+    not of every model.
+    """
+    words = {*(window or "").split("_")} & {*candidate.model_id.split("-")}
+    return f"{_credential_key(candidate)}#{words.pop()}" if len(words) == 1 else None
 
 
 def _domain_names(candidate: Candidate) -> Sequence[str]:

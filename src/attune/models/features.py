@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
+from collections import Counter
 from typing import TYPE_CHECKING, TypeAlias
 
 from attune.models.log_odds import logit, sigmoid, spread_of
@@ -14,62 +15,98 @@ if TYPE_CHECKING:
 
 __all__ = ["FEATURES", "FeatureModel", "Scale", "prompt_features"]
 
-SHAPES = 10
-HASHED = 14
-FEATURES = SHAPES + HASHED
-LOOKED_AT = 1500
+WORD_CLASSES = (
+    "a an the",
+    "of in on at by for from with to into over under between about after before per",
+    "and or but so because while although",
+    "if when unless then suppose assume",
+    "i me my you your he him his she her it its they them their we us our who",
+    "is are was were be been being has have had do does did will would can could should may might must",
+    "not no never none nor neither cannot except without",
+    "all each every some any both many much more most less least few only half twice",
+    "than as same different greater larger smaller fewer",
+    "this that these those which there such following",
+    "what where why how",
+    "one two three four five six seven eight nine ten hundred thousand first second third",
+)
+"""Function words by what they do in a sentence (articles, prepositions, conjunctions ...): they tell how a
+text is built whatever it is about (Mosteller and Wallace 1964).
+"""
+_CLASS_OF = {word: i for i, words in enumerate(WORD_CLASSES) for word in words.split()}
+SHAPES = 18
+CLASSES = len(WORD_CLASSES)
+HASHED = 10
+FEATURES = SHAPES + CLASSES + HASHED
+LOOKED_AT = 1000
 """Characters at each end of a prompt that are read: the time is bounded, templates show at the ends."""
-ENDS = 12
-"""Words at each end that are hashed."""
 _WORD = re.compile(r"[A-Za-z]+|\d+|[^\sA-Za-z\d]")
 
 Features: TypeAlias = list[float]
 
 
 def prompt_features(prompt: str) -> Features:
-    """Ten numbers of the prompt's shape (length, lines, digits, signs, capitals, questions) and which of 14
-    buckets the words and pairs of words at its two ends fall into.
+    """18 numbers of the prompt's shape (length, lines, sentences, kinds of words and signs, repetition), and
+    how many of its words are of each of 12 classes or fall, being of none, into each of 10 buckets by hash.
     """
     text = prompt if len(prompt) <= 2 * LOOKED_AT else prompt[:LOOKED_AT] + prompt[-LOOKED_AT:]
     words = _WORD.findall(text)
+    counted = Counter(words)
+    return [math.log1p(len(prompt)), *_shape(text, words, counted), *_lexicon(counted)]
+
+
+def _shape(text: str, words: Sequence[str], counted: Counter[str]) -> Features:
     count = max(len(words), 1)
-    digits = letters = capitals = 0
-    for word in words:
+    digits = letters = capitals = characters = numbers = symbols = once = 0
+    for word, times in counted.items():
         first = word[0]
+        once += times == 1
         if first.isdigit():
-            digits += 1
+            digits += times
+            numbers += 1
         elif first.isalpha():
-            letters += 1
-            capitals += first < "a"
+            letters += times
+            characters += len(word) * times
+            capitals += times if first < "a" else 0
+        else:
+            symbols += 1
     return [
-        math.log1p(len(prompt)),
         text.count("\n") / math.sqrt(count),
-        digits / count,
-        (count - digits - letters) / count,
         len(text) / count,
-        capitals / count,
+        digits / count,
         math.sqrt(digits),
+        numbers / math.sqrt(count),
+        (count - digits - letters) / count,
+        math.log1p(symbols),
+        math.log1p(sum([counted[sign] for sign in "+-*/=^%<>$"])),
+        capitals / count,
+        characters / max(letters, 1),
+        once / count,
+        counted[","] / count,
+        (counted["."] + counted["?"] + counted["!"]) / count,
+        counted["("] / count,
         float(bool(words) and words[-1] == "?"),
-        float("?" in text),
+        float("?" in counted),
         float("```" in text or "def " in text),
-        *_hashed(words),
     ]
 
 
-def _hashed(words: Sequence[str]) -> Features:
-    ends = words if len(words) <= 2 * ENDS else [*words[:ENDS], *words[-ENDS:]]
-    found = [0.0] * HASHED
-    last = ""
-    for word in ends:
-        token = "0" if word[0].isdigit() else word.lower()
-        found[zlib.crc32(token.encode()) % HASHED] = 1.0
-        found[zlib.crc32((last + " " + token).encode()) % HASHED] = 1.0
-        last = token
-    return found
+def _lexicon(counted: Counter[str]) -> Features:
+    """Logarithms of how many words are of each class, and of the others in each bucket."""
+    found = [0] * (CLASSES + HASHED)
+    for word, times in counted.items():
+        if word[0].isalpha():
+            lower = word.lower()
+            place = _CLASS_OF.get(lower)
+            found[CLASSES + zlib.crc32(lower.encode()) % HASHED if place is None else place] += times
+    return [math.log1p(times) for times in found]
 
 
 class Scale:
-    """Centres each feature and divides it by its standard deviation, learned as prompts come (Welford)."""
+    """Centres each feature and divides it by its standard deviation, learned as prompts come (Welford).
+
+    Features that have not varied yet are 0 and leave their share to the others, so that the mean square of a
+    prompt's numbers is 1 however many of them say something.
+    """
 
     __slots__ = ("_count", "_mean", "_squares")
 
@@ -90,70 +127,96 @@ class Scale:
 
     def __call__(self, x: Features) -> Features:
         n = self._count + 1
+        varied = sum([s > 0 for s in self._squares])
+        share = math.sqrt(FEATURES / varied) if varied else 0.0
         return [
-            0.0 if s <= 0 else min(max((v - m) / math.sqrt(s / n), -4.0), 4.0)
+            0.0 if s <= 0 else share * min(max((v - m) / math.sqrt(s / n), -4.0), 4.0)
             for v, m, s in zip(x, self._mean, self._squares, strict=True)
         ]
 
 
-_PRIOR_VARIANCE = [0.02] * SHAPES + [0.002] * HASHED
-"""Of a weight on the logit scale: a shape moves the odds by a seventh or so a standard deviation."""
-COST_NOISE = 0.25
-"""The variance of a call's cost relative to the key's mean."""
+class _Filter:
+    """Weights that are learned one call at a time: Bayesian recursive least squares (a Kalman filter)."""
 
+    __slots__ = ("_covariance", "_weights")
 
-class FeatureModel:
-    """What the features say of one model beyond its mean at the key: of the reward by online logistic
-    regression on the logit of that mean, of the relative cost by a linear one; both by the extended Kalman
-    filter with one covariance (Bayesian recursive least squares).
-
-    ``helps_reward`` and ``helps_cost`` say whether to use it: yes once its progressive squared loss has
-    beaten the mean's by more than chance, no again when it no longer beats it at all.
-    """
-
-    __slots__ = ("_covariance", "_of_cost", "_of_reward", "cost_gain", "reward_gain")
-
-    def __init__(self) -> None:
+    def __init__(self, variances: Sequence[float]) -> None:
         self._covariance = [
-            [_PRIOR_VARIANCE[i] if i == j else 0.0 for j in range(FEATURES)] for i in range(FEATURES)
+            [variance if i == j else 0.0 for j in range(len(variances))]
+            for i, variance in enumerate(variances)
         ]
-        self._of_reward = [0.0] * FEATURES
-        self._of_cost = [0.0] * FEATURES
-        self.reward_gain = Gain()
-        self.cost_gain = Gain()
+        self._weights = [0.0] * len(variances)
 
-    def shift(self, x: Features) -> float:
-        """What to add to the logit of the mean."""
-        return _dot(self._of_reward, x)
+    def __call__(self, x: Features) -> float:
+        return _dot(self._weights, x)
 
-    def size(self, x: Features) -> float:
-        """The cost relative to the key's mean, at least a tenth."""
-        return max(1 + _dot(self._of_cost, x), 0.1)
-
-    def learn(self, x: Features, mean: float, reward: float, dispersion: float, relative_cost: float) -> None:
-        """Learn from one labelled call whose key predicted ``mean``."""
-        predicted = sigmoid(logit(mean) + self.shift(x))
-        size = self.size(x)
-        self.reward_gain.add((reward - mean) ** 2 - (reward - predicted) ** 2)
-        self.cost_gain.add((relative_cost - 1) ** 2 - (relative_cost - size) ** 2)
-        slope = spread_of(predicted)
+    def learn(self, x: Features, error: float, noise: float) -> None:
+        """Learn from by how much the prediction was too low, and the variance of that."""
         seen = [_dot(row, x) for row in self._covariance]
-        k = 1 / (dispersion / slope + _dot(x, seen))
-        error = (reward - predicted) / slope * k
-        cost_error = (relative_cost - size) * k
-        self._of_reward = [w + error * s for w, s in zip(self._of_reward, seen, strict=True)]
-        self._of_cost = [w + cost_error * s for w, s in zip(self._of_cost, seen, strict=True)]
+        k = 1 / (noise + _dot(x, seen))
+        error *= k
+        self._weights = [w + error * s for w, s in zip(self._weights, seen, strict=True)]
         for i, row in enumerate(self._covariance):
             q = seen[i] * k
             self._covariance[i] = [a - q * s for a, s in zip(row, seen, strict=True)]
 
 
+_OF_REWARD = [0.004] * (SHAPES + CLASSES) + [0.002] * HASHED
+"""Prior variances of the weights on the logit scale. Together they move the odds by about 0.4 at first, so
+that the few calls of the beginning do not teach what is not there.
+"""
+_OF_COST = [0.02] * SHAPES
+COST_NOISE = 1.0
+"""The variance of a call's cost relative to the key's mean: as if costs were spread exponentially."""
+
+
+class FeatureModel:
+    """What the features say of one model beyond its mean at the key: of the reward by online logistic
+    regression on the logit of that mean (an extended Kalman filter), of the relative cost by a linear one on
+    the shape alone.
+
+    ``reward_gain.on`` and ``cost_gain.on`` say whether to use it: yes once its progressive squared loss has
+    beaten the mean's by more than chance, no again when it no longer beats it at all.
+    """
+
+    __slots__ = ("_cost", "_reward", "cost_gain", "reward_gain")
+
+    def __init__(self) -> None:
+        self._reward = _Filter(_OF_REWARD)
+        self._cost = _Filter(_OF_COST)
+        self.reward_gain = Gain()
+        self.cost_gain = Gain()
+
+    def shift(self, x: Features) -> float:
+        """What to add to the logit of the mean."""
+        return self._reward(x)
+
+    def size(self, x: Features) -> float:
+        """The cost relative to the key's mean, at least a tenth."""
+        return max(1 + self._cost(x[:SHAPES]), 0.1)
+
+    def learn(
+        self, x: Features, mean: float, reward: float, dispersion: float, relative_cost: float | None
+    ) -> None:
+        """Learn from one labelled call whose key predicted ``mean``; its cost may not be known."""
+        predicted = sigmoid(logit(mean) + self.shift(x))
+        self.reward_gain.add((reward - mean) ** 2 - (reward - predicted) ** 2)
+        slope = spread_of(predicted)
+        self._reward.learn(x, (reward - predicted) / slope, dispersion / slope)
+        if relative_cost is not None:
+            size = self.size(x)
+            self.cost_gain.add((relative_cost - 1) ** 2 - (relative_cost - size) ** 2)
+            self._cost.learn(x[:SHAPES], relative_cost - size, COST_NOISE)
+
+
 HYSTERESIS = 0.25
+GAIN_KEPT = 1 - 1 / 1000
+"""A gain counts for about 1,000 calls: what the first weights did says little about those of today."""
 
 
 class Gain:
-    """By how much a loss was beaten, with hysteresis: ``on`` above a quarter of the standard deviation of
-    that sum, off as far below 0. Weights start small, so that to use them early risks little.
+    """By how much a loss was beaten lately, with hysteresis: ``on`` above a quarter of the standard deviation
+    of that sum, off as far below 0. Weights start small, so that to use them early risks little.
     """
 
     __slots__ = ("_squares", "_total", "on")
@@ -164,8 +227,8 @@ class Gain:
 
     def add(self, gain: float) -> None:
         """Take in how much smaller one loss was."""
-        self._total += gain
-        self._squares += gain * gain
+        self._total = GAIN_KEPT * self._total + gain
+        self._squares = GAIN_KEPT * self._squares + gain * gain
         self.on = self._total > (-HYSTERESIS if self.on else HYSTERESIS) * math.sqrt(self._squares)
 
 

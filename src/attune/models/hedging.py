@@ -116,7 +116,11 @@ class FirstContentTimes:
             )
             ms = record.latency_ms if overtaken else record.ttft_ms
             if ms is not None:
-                self.learn(record.task_type, f"{record.provider}/{record.model_id}", ms)
+                self.learn_attempt(record, ms)
+
+    def learn_attempt(self, record: LLMCallRecord, ms: float) -> None:
+        """``learn``, of what was recorded."""
+        self.learn(record.task_type, f"{record.provider}/{record.model_id}", ms)
 
     def quantile_s(self, task: str, label: str, q: float) -> float | None:
         """The seconds within which a share ``q`` of the attempts gave content; ``None`` when too few did."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from attune.models.evidence import Path
+    from attune.models.features import Features
 
 __all__ = ["Learner", "Prediction"]
 
@@ -23,6 +24,11 @@ LOOKS_FROM_CALLS = 30.0
 LOOKS_AGAIN_FROM_CALLS = 10.0
 """Labelled calls of a model before it is watched for changes; of one that has fallen, and gets few, before it
 is watched for its return.
+"""
+FADES_EVERY = 25
+FADED = 0.944
+"""Labelled calls of any model after which the past of one that has fallen counts so much: half after 300. It
+gets few calls, which else would be outweighed by those of its fall long after it recovered.
 """
 
 
@@ -52,6 +58,7 @@ class Learner:
         self._scale = Scale()
         self._detectors: dict[str, ChangeDetector] = {}
         self._changed: set[str] = set()
+        self._labelled = 0
 
     def predict(
         self,
@@ -71,8 +78,7 @@ class Learner:
             mean, cost = belief.mean, belief.cost
             feature_model = self._features.get(model)
             if x is not None and feature_model is not None:
-                if feature_model.reward_gain.on:
-                    mean = sigmoid(logit(mean) + feature_model.shift(x))
+                mean = self._corrected(model, mean, x)
                 if cost is not None and feature_model.cost_gain.on:
                     cost *= feature_model.size(x)
             if cost is not None and prices:
@@ -90,6 +96,47 @@ class Learner:
                 )
             )
         return Prediction(path, prospects, means, costs, raw, x)
+
+    def forecast(
+        self,
+        path: Path,
+        models: Sequence[str],
+        costs: Sequence[float | None],
+        scores: Sequence[float],
+        features: Sequence[float] | None = None,
+    ) -> list[Prospect]:
+        """What to expect of each model where its cost is predicted by others; ``features`` of the prompt."""
+        x = self._scale(list(features)) if features is not None else None
+        ranks, changed = self._ranks, self._changed
+        prospects = []
+        for model, belief, cost, score in zip(
+            models, self.evidence.beliefs(path, models), costs, scores, strict=True
+        ):
+            mean, sd, calls, _, ability_sd = belief
+            if x is not None:
+                mean = self._corrected(model, mean, x)
+            prospects.append(
+                Prospect(model, mean, sd, calls, cost, ranks.get(model), score, model in changed, ability_sd)
+            )
+        return prospects
+
+    def judge(
+        self, path: Path, model: str, reward: float, at: float, features: Sequence[float] | None = None
+    ) -> bool:
+        """Learn the reward of a call that was made ``at``; whether its model was found to have changed."""
+        belief = self.evidence.beliefs(path, [model])[0]
+        raw = list(features) if features is not None else None
+        x = self._scale(raw) if raw is not None else None
+        mean = self._corrected(model, belief.mean, x) if x is not None else belief.mean
+        prospect = Prospect(model, mean, belief.sd)
+        return self.observe(Prediction(path, [prospect], [belief.mean], [None], raw, x), 0, reward, None, at)
+
+    def _corrected(self, model: str, mean: float, x: Features) -> float:
+        """A mean with what the features say beyond it, where they help."""
+        of_model = self._features.get(model)
+        if of_model is None or not of_model.reward_gain.on:
+            return mean
+        return sigmoid(logit(mean) + of_model.shift(x))
 
     def observe(
         self,
@@ -111,12 +158,21 @@ class Learner:
         if prediction.features is not None and reward is not None:
             self._learn_features(prediction, index, reward, units)
         self.evidence.observe(prediction.path, model, reward, units, now)
+        if reward is not None:
+            self._fade(prediction.path[:1])
         return changed
+
+    def _fade(self, root: Path) -> None:
+        """Count one labelled call, and let go of the past of the models that have fallen."""
+        self._labelled += 1
+        if self._labelled % FADES_EVERY == 0:
+            for model in self._changed:
+                self.evidence.forget(model, FADED * self.evidence.beliefs(root, [model])[0].calls)
 
     def _learn_features(self, prediction: Prediction, index: int, reward: float, units: float | None) -> None:
         model = prediction.prospects[index].model
         mean, expected = prediction.means[index], prediction.costs[index]
-        relative = min(units / expected, 20.0) if units is not None and expected else 1.0
+        relative = min(units / expected, 20.0) if units is not None and expected else None
         dispersion = self.evidence.noise(prediction.path, model, 0.5) * 4
         self._features.setdefault(model, FeatureModel()).learn(
             prediction.features or [], mean, reward, dispersion, relative

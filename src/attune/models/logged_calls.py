@@ -17,6 +17,8 @@ ENOUGH_CALLS = 50
 GROUPS = 250
 """Runs are put into so many groups at random, which are resampled whole."""
 FOLDS = 5
+ENOUGH_RUNS = 20
+"""Workflow runs below which nothing is estimated: so few draws from what differs between runs."""
 SHRINKAGE = 10.0
 """Calls that a mean's parent is worth beside its own."""
 MAX_KEYS = 10_000
@@ -53,20 +55,25 @@ class Support(NamedTuple):
     """How much of the logs speaks for a policy.
 
     ``departing`` is the share of calls on which it is another than what was logged. ``effective`` is Kish's
-    effective number of calls, of all and of the departing ones; ``largest_weight`` that of one call;
+    effective number of calls, of all and of the departing ones, ``departing_runs`` that of the workflow runs
+    with departing ones, which may have been drawn for together; ``largest_weight`` is that of one call,
     ``unsupported`` the share of its choices that the logging policy never makes.
     """
 
     departing: float
     effective: float
     effective_departing: float
+    departing_runs: float
     largest_weight: float
     unsupported: float
 
     @property
     def enough(self) -> bool:
         """Whether its departures can be estimated."""
-        return not self.departing or min(self.effective, self.effective_departing) >= ENOUGH_CALLS
+        if not self.departing:
+            return True
+        calls = min(self.effective, self.effective_departing)
+        return calls >= ENOUGH_CALLS and self.departing_runs >= ENOUGH_RUNS
 
 
 class Sums:
@@ -98,6 +105,7 @@ class _Weights:
         self.sum = self.squares = self.largest = self.unsupported = 0.0
         self.departing = 0
         self.departing_sum = self.departing_squares = 0.0
+        self.runs: dict[int, float] = defaultdict(float)
         self.strata: dict[object, tuple[Sums, Sums]] = defaultdict(lambda: (Sums(), Sums()))
 
     def add(self, call: LoggedCall, key: object, vector: Sequence[float]) -> None:
@@ -110,6 +118,7 @@ class _Weights:
             self.departing += 1
             self.departing_sum += weight
             self.departing_squares += weight * weight
+            self.runs[hash(call.run)] += weight
         plain, weighted = self.strata[key]
         plain.add(call)
         weighted.add(call, weight)
@@ -119,6 +128,7 @@ class _Weights:
             self.departing / calls,
             _kish(self.sum, self.squares),
             _kish(self.departing_sum, self.departing_squares),
+            _kish(self.departing_sum, sum(weight * weight for weight in self.runs.values())),
             self.largest,
             self.unsupported / calls,
         )

@@ -7,16 +7,20 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from attune.errors import ErrorClass, InvalidRequestError
+from attune.models.telemetry import TIMED_OUT
 
 if TYPE_CHECKING:
-    from attune.models.telemetry import LLMCallRecord
+    from attune.models.telemetry import LLMCallRecord, Outcome
 
 __all__ = [
     "BUCKET_SECONDS",
+    "Labels",
     "LatencySketch",
     "ModelPerformance",
     "counts",
+    "label_change",
     "quality",
+    "timed_out",
     "wilson_bounds",
 ]
 
@@ -50,12 +54,55 @@ _SAYS_NOTHING_OF_THE_MODEL = frozenset(
 )
 
 
+class Labels(NamedTuple):
+    """What is known of answers: how many have a label, the sum of the labels (0..1 each), on how many a
+    validator gave a verdict, and how many of those it let through.
+    """
+
+    labelled: int = 0
+    label_sum: float = 0.0
+    judged: int = 0
+    passed: int = 0
+
+    def plus(self, more: Labels) -> Labels:
+        """The two together."""
+        return Labels(
+            self.labelled + more.labelled,
+            self.label_sum + more.label_sum,
+            self.judged + more.judged,
+            self.passed + more.passed,
+        )
+
+
+def label_change(previous: Outcome | None, outcome: Outcome) -> Labels:
+    """What an outcome adds to the labels of a bucket, once ``previous`` was added."""
+    judged = outcome.source == "validator"
+    return Labels(
+        labelled=previous is None,
+        label_sum=outcome.label - (0.0 if previous is None else previous.label),
+        judged=judged,
+        passed=judged and outcome.success,
+    )
+
+
 def counts(record: LLMCallRecord) -> bool:
     """Whether an attempt says something of the candidate's reliability.
 
     A caller's mistake, a cancelled call, a bad or empty credential and a throttle do not.
     """
     return record.success or record.error_class not in _SAYS_NOTHING_OF_THE_MODEL
+
+
+def timed_out(record: LLMCallRecord) -> bool:
+    """Whether a time limit ended an attempt that ``counts``: its latency is above the time that had passed.
+
+    The same holds for a cancelled attempt, which does not count. Such latencies are censored on the right:
+    their time enters the sum of latencies and not the number of successes that the sum is divided by, which
+    is the maximum-likelihood mean of exponential times (Epstein and Sobel 1953; Lawless 2003 for any
+    censoring). The sketch takes time-outs as they are, and no cancelled ones: when those were stopped says
+    nothing of a quantile. Failures of another kind say nothing of the latency, however long they took.
+    """
+    return record.error_code == TIMED_OUT and not record.success and counts(record)
 
 
 def join_recent(older: int, newer: int, newer_count: int) -> int:
@@ -102,8 +149,8 @@ def quality(
 
 
 class ModelPerformance(NamedTuple):
-    """How a model has done: ``success_rate`` 0..1, ``avg_latency_ms`` milliseconds of successful
-    calls, ``avg_cost`` USD a call, ``sample_size`` calls, ``recent_failures`` among the last 20.
+    """How a model has done: ``success_rate`` 0..1, ``avg_latency_ms`` milliseconds a successful
+    call, ``avg_cost`` USD a call, ``sample_size`` calls, ``recent_failures`` among the last 20.
     """
 
     model_id: str

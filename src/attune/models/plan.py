@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from attune.errors import ErrorClass, NoCandidateError
 from attune.models.candidate import Candidate
-from attune.models.request import RouteRequest
+from attune.models.route_request import RouteRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from attune.errors import ProviderError
-    from attune.models.registry import ModelInfo
+    from attune.models.registry import ModelInfo, ModelTier
     from attune.models.request import ExecutionContext, LLMRequest
     from attune.models.resilient_executor import ResilientExecutor
     from attune.models.route_decision import RouteDecision
@@ -37,6 +37,7 @@ class Plan:
         self._throttled: set[Key] = set()
         self._blamed: set[tuple[str, ...]] = set()
         self._too_small = 0
+        self._above: ModelTier | None = None
         self._left_out_added = False
         self._request = request
         self._context = context
@@ -67,6 +68,10 @@ class Plan:
     def after_head(self) -> Sequence[ScoredCandidate]:
         """What comes after it."""
         return tuple(self._left)[1:]
+
+    def beside(self, slow: Candidate) -> Sequence[ScoredCandidate]:
+        """What may come beside the first one, which is slow: what shares least with it comes first."""
+        return sorted(self.after_head, key=lambda s: (s.provider == slow.provider) + (s[:2] == slow[:2]))
 
     def model_of(self, scored: ScoredCandidate) -> ModelInfo:
         """The model of a candidate."""
@@ -119,9 +124,21 @@ class Plan:
     def keep_larger(self, window: int, tried: set[Key]) -> None:
         """Plan, of all that fit, the models with a window larger than the one that was too small."""
         self._too_small = window
-        known = tried | {scored[:3] for scored in self._left}
-        others = [scored for scored in self._everyone(allowed=False) if scored[:3] not in known]
-        self._left = deque(scored for scored in (*self._left, *others) if self._is_larger(scored))
+        self._plan_anew(tried)
+
+    @property
+    def climbing(self) -> bool:
+        """Whether only tiers above that of an answer which did not do are planned."""
+        return self._above is not None
+
+    def climb(self, tier: ModelTier, tried: set[Key]) -> bool:
+        """Plan, of all that fit, the models of the tiers above one whose answer did not do, the next tier
+        first; whether there are any.
+        """
+        self._above = tier
+        self._plan_anew(tried)
+        self._left = deque(sorted(self._left, key=lambda scored: self.model_of(scored).tier.rank))
+        return bool(self._left)
 
     def add_left_out(self) -> bool:
         """Plan, once, the available candidates that were below a success rate that nobody asked for."""
@@ -130,7 +147,7 @@ class Plan:
         self._left_out_added = True
         known = {scored[:3] for scored in self.decision.ranked}
         for scored in self._everyone():
-            if scored[:3] in known or not self._is_larger(scored):
+            if scored[:3] in known or not self._may_do(scored):
                 continue
             if self._domains.refusal(candidate_of(scored)) is None:
                 self._left.append(scored)
@@ -143,7 +160,7 @@ class Plan:
         now = self._clock.monotonic()
         resting: list[tuple[float, ScoredCandidate]] = []
         for scored in self._everyone():
-            if scored[:3] in tried - self._throttled or not self._is_larger(scored):
+            if scored[:3] in tried - self._throttled or not self._may_do(scored):
                 continue
             refusal = self._domains.refusal(candidate_of(scored))
             if refusal is None and scored[:3] in self._throttled:
@@ -160,9 +177,20 @@ class Plan:
 
     # -- the parts -------------------------------------------------------------------------------
 
-    def _is_larger(self, scored: ScoredCandidate) -> bool:
-        """Whether the model's window is larger than any that was too small."""
-        return self.model_of(scored).context_window > self._too_small
+    def _may_do(self, scored: ScoredCandidate) -> bool:
+        """Whether the model's window is larger than any that was too small, and its tier above any whose
+        answer did not do.
+        """
+        model = self.model_of(scored)
+        if self._above is not None and model.tier.rank <= self._above.rank:
+            return False
+        return model.context_window > self._too_small
+
+    def _plan_anew(self, tried: set[Key]) -> None:
+        """Plan what is left, and then all others that were not tried, as far as they may do."""
+        known = tried | {scored[:3] for scored in self._left}
+        others = [scored for scored in self._everyone(allowed=False) if scored[:3] not in known]
+        self._left = deque(scored for scored in (*self._left, *others) if self._may_do(scored))
 
     def _last_resort_decision(self, nothing: NoCandidateError) -> RouteDecision:
         """A plan when everything that fits is refused now: each may be tried before its time, once.

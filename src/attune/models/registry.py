@@ -69,6 +69,7 @@ class ModelInfo(NamedTuple):
     that one answer may have. ``abilities`` is a subset of ``ABILITIES``. ``prices`` of ``None``
     means that the cost is unknown, not that it is 0. A ``local`` model runs on the user's own machine.
     ``responses_only`` are those of its abilities that it has through OpenAI's Responses protocol alone.
+    ``list_prices`` are those of an API key where a plan pays, so that ``prices`` are ``FREE``.
 
     A model that ``embeds`` is a candidate of no tier: its ``tier`` only says which keys may use it and how
     long it may take. Its window is that of each input, and its answers have no tokens.
@@ -83,6 +84,7 @@ class ModelInfo(NamedTuple):
     prices: PriceSchedule | None = None
     local: bool = False
     responses_only: frozenset[str] = frozenset()
+    list_prices: PriceSchedule | None = None
 
     @property
     def label(self) -> str:

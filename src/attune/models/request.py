@@ -2,30 +2,29 @@
 
 ``LLMRequest`` is the conversation itself, independent of any provider's wire format.
 ``ExecutionContext`` says what the call is for and what it may cost.
-``RouteRequest`` is the part of both that a decision looks at.
 """
 
 from __future__ import annotations
 
 import re
 from base64 import b64encode
-from dataclasses import dataclass, field, fields, replace
-from math import isfinite
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from attune.errors import InvalidRequestError, UnknownNameError
+from attune.models.call_checks import check_call, check_name, check_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
     "ExecutionContext",
+    "ForcedTool",
     "ImagePart",
     "LLMRequest",
     "Message",
     "OutputFormat",
     "Part",
-    "RouteRequest",
     "Source",
     "TextPart",
     "ThinkingPart",
@@ -35,7 +34,6 @@ __all__ = [
 ]
 
 Role: TypeAlias = Literal["user", "assistant"]
-ToolChoice: TypeAlias = Literal["auto", "none", "required"] | str
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
@@ -46,9 +44,6 @@ UNDERESTIMATED = 1.5
 """By how much that may be too low, for code and for languages whose characters take several bytes: where it
 would matter, a prompt is taken to be so much longer.
 """
-
-MAX_NAME_CHARS = 200
-"""The longest name of a workflow, stage, task ...: telemetry is kept by them."""
 
 IMAGE_TOKENS = 1600
 """Tokens assumed for one image (Anthropic's documented maximum for a 1.15-megapixel image)."""
@@ -141,6 +136,15 @@ class Tool:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
+class ForcedTool(NamedTuple):
+    """The tool that must be called, whatever its name: a text alone may be a mode, such as "none"."""
+
+    name: str
+
+
+ToolChoice: TypeAlias = Literal["auto", "none", "required"] | str | ForcedTool
+
+
 @dataclass(frozen=True)
 class OutputFormat:
     """JSON output: any JSON object, or one that follows ``schema``."""
@@ -156,6 +160,7 @@ class Source(NamedTuple):
     fields in its order; each is JSON text as it arrived, whose bytes ``bytes(field)`` gives. ``unread`` names
     what the request says that an ``LLMRequest`` cannot and that changes its meaning, ``hints`` what tunes.
     ``headers`` are those of the client that belong to the request, such as the beta features that it uses.
+    ``unread_tokens`` is an estimate of what no ``LLMRequest`` has a word for, such as documents.
     """
 
     protocol: str
@@ -163,6 +168,7 @@ class Source(NamedTuple):
     unread: tuple[str, ...] = ()
     hints: tuple[str, ...] = ()
     headers: Mapping[str, str] = {}
+    unread_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -170,7 +176,8 @@ class LLMRequest:
     """A conversation and how to answer it; no model, no provider, no credential.
 
     ``max_output_tokens`` of ``None`` leaves it to the provider; where its protocol demands a number it is
-    the model's own maximum. ``extra`` holds
+    the model's own maximum. ``tool_choice`` is a mode, or the tool that must be called; a text that is no
+    mode is the name of one. ``extra`` holds
     provider-specific fields that are passed on as they are. ``source`` is what a client sent of which this
     was read: a provider that speaks its protocol sends that, and judges itself whether it is empty.
     """
@@ -203,8 +210,15 @@ class LLMRequest:
         """The same request with ``stream`` on."""
         if self.stream:
             return self
-        request = object.__new__(type(self))  # what was checked stays true
-        vars(request).update(vars(self), stream=True)
+        return self._with(stream=True)
+
+    def at_most(self, tokens: int) -> LLMRequest:
+        """The same request, whose answer has at most so many tokens: 1 or more."""
+        return self._with(max_output_tokens=tokens)
+
+    def _with(self, **fields: Any) -> LLMRequest:
+        request = object.__new__(type(self))  # what was checked, and found out, stays true
+        vars(request).update(vars(self), **fields)
         return request
 
     @property
@@ -230,10 +244,25 @@ class LLMRequest:
     @property
     def bound_to(self) -> str:
         """The provider that signed the newest reasoning in the conversation; empty without any."""
+        known: str | None = vars(self).get("_bound_to")
+        if known is None:
+            known = vars(self)["_bound_to"] = self._find_bound_to()
+        return known
+
+    def _find_bound_to(self) -> str:
         for message in reversed(self.messages):
             for part in reversed(message.content):
                 if isinstance(part, ThinkingPart) and part.signature:
                     return part.provider
+        return ""
+
+    @property
+    def last_text(self) -> str:
+        """The last piece of text of the last turn that has one."""
+        for message in reversed(self.messages):
+            for part in reversed(message.content):
+                if isinstance(part, TextPart):
+                    return part.text
         return ""
 
     @property
@@ -243,7 +272,7 @@ class LLMRequest:
         return int(given) if given.isdigit() and len(given) < 4 else 1
 
     def estimated_input_tokens(self) -> int:
-        """A rough size of the prompt in tokens: bytes of UTF-8 / 4, and a flat figure per image."""
+        """A rough size of the prompt in tokens: bytes of UTF-8 / 4, a flat one an image, and the unread."""
         known: int | None = vars(self).get("_estimated")  # it is asked for several times a call
         if known is None:
             known = vars(self)["_estimated"] = self._estimate_input_tokens()
@@ -252,6 +281,7 @@ class LLMRequest:
     def _estimate_input_tokens(self) -> int:
         size = _bytes(self.system) + sum(len(str(t.parameters)) + _bytes(t.description) for t in self.tools)
         images = 0
+        unread = 0 if self.source is None else self.source.unread_tokens
         for message in self.messages:
             for part in message.content:
                 match part:
@@ -263,7 +293,7 @@ class LLMRequest:
                         size += len(name) + _bytes(arguments)
                     case ImagePart():
                         images += 1
-        return -(-size // BYTES_PER_TOKEN) + images * IMAGE_TOKENS
+        return -(-size // BYTES_PER_TOKEN) + images * IMAGE_TOKENS + unread
 
 
 def _bytes(text: str) -> int:
@@ -288,7 +318,8 @@ class ExecutionContext:
     try; a number is required of every candidate. ``session_id`` groups the calls of a conversation, which
     then stay with one candidate while it is healthy. ``hedge`` as in ``ResilientExecutor``, ``None`` for
     its own. ``allow_providers`` and ``allow_models`` ("provider/model") are the only ones that may answer,
-    ``None`` for all. ``account`` is whose call it is, for the record.
+    ``None`` for all. ``account`` is whose call it is, for the record. ``policy`` names the routing policy of
+    this call, ``explore`` false keeps it from trying anything but what it believes to be best.
     """
 
     workflow: str = "default"
@@ -307,18 +338,20 @@ class ExecutionContext:
     hedge: str | None = None
     allow_models: frozenset[str] | None = None
     account: str = ""
+    policy: str | None = None
+    explore: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("allow_providers", "allow_models"):
             if isinstance(names := getattr(self, name), list | tuple | set):
                 object.__setattr__(self, name, frozenset(names))
-        _check_call(self)
+        check_call(self)
         for name in ("deadline_s", "budget_usd"):
             check_number(name, getattr(self, name), above_zero=name == "deadline_s")
         for name in ("session_id", "account"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, "")
-            _check_name(name, getattr(self, name) or "none")
+            check_name(name, getattr(self, name) or "none")
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> ExecutionContext:
@@ -327,131 +360,3 @@ class ExecutionContext:
             if name not in cls.__dataclass_fields__:
                 raise UnknownNameError("field of the call", name, [each.name for each in fields(cls)])
         return cls(**values)
-
-
-DEFAULT_MIN_SUCCESS_RATE = 0.8
-
-
-@dataclass(frozen=True)
-class RouteRequest:
-    """What ``AdaptiveModelRouter.decide`` looks at; limits as in ``ExecutionContext``.
-
-    ``input_tokens`` and ``max_output_tokens`` are the sizes of the call where they are known;
-    the cost of a candidate is predicted from them, else from the telemetry's means. ``bound_to`` is the
-    provider whose signed blocks the conversation holds: it is preferred within the tier, since elsewhere
-    they are left out.
-    """
-
-    workflow: str = "default"
-    stage: str = "default"
-    task_type: str | None = None
-    tier: str | None = None
-    model: str | None = None
-    max_cost: float | None = None
-    max_latency_ms: float | None = None
-    min_success_rate: float = DEFAULT_MIN_SUCCESS_RATE
-    needs: frozenset[str] = frozenset()
-    input_tokens: int | None = None
-    max_output_tokens: int | None = None
-    allow_providers: frozenset[str] | None = None
-    local_only: bool = False
-    session_id: str = ""
-    bound_to: str = ""
-    allow_models: frozenset[str] | None = None
-    account: str = ""
-
-    def __post_init__(self) -> None:
-        _check_call(self)
-
-    @classmethod
-    def of(cls, request: LLMRequest, context: ExecutionContext) -> RouteRequest:
-        """The decision's view of one call."""
-        return cls(
-            workflow=context.workflow,
-            stage=context.stage,
-            task_type=context.task_type,
-            tier=context.tier,
-            model=context.model,
-            max_cost=context.max_cost,
-            max_latency_ms=context.max_latency_ms,
-            min_success_rate=(
-                DEFAULT_MIN_SUCCESS_RATE if context.min_success_rate is None else context.min_success_rate
-            ),
-            needs=request.needs,
-            input_tokens=request.estimated_input_tokens(),
-            max_output_tokens=request.max_output_tokens,
-            allow_providers=context.allow_providers,
-            local_only=context.local_only,
-            session_id=context.session_id,
-            bound_to=request.bound_to,
-            allow_models=context.allow_models,
-            account=context.account,
-        )
-
-    def of_unknown_size(self) -> RouteRequest:
-        """The same request without a known prompt."""
-        return replace(self, input_tokens=None)
-
-    def without_success_floor(self) -> RouteRequest:
-        """The same request with no minimum success rate."""
-        return replace(self, min_success_rate=0.0)
-
-
-def check_providers(names: object, field: str = "allow_providers") -> None:
-    """Raise ``InvalidRequestError`` unless ``names`` is ``None`` or a frozenset.
-
-    A plain text would match every provider whose name is a part of it.
-    """
-    if names is not None and not isinstance(names, frozenset):
-        raise InvalidRequestError(f"{field} must be a frozenset of names, not {names!r}")
-
-
-def check_success_rate(rate: float | None) -> None:
-    """Raise ``InvalidRequestError`` unless ``rate`` is ``None`` or within 0..1."""
-    if rate is not None and not 0.0 <= rate <= 1.0:
-        raise InvalidRequestError(f"min_success_rate must be between 0 and 1, not {rate!r}")
-
-
-def _check_call(call: ExecutionContext | RouteRequest) -> None:
-    """Raise ``InvalidRequestError`` for a name or a number that makes no sense."""
-    _check_name("workflow", call.workflow)
-    _check_name("stage", call.stage)
-    for name in ("task_type", "tier", "model"):
-        value = getattr(call, name)
-        if value:
-            _check_name(name, value)
-    if call.max_cost is not None:
-        check_number("max_cost", call.max_cost)
-    if call.max_latency_ms is not None:
-        check_number("max_latency_ms", call.max_latency_ms, above_zero=True)
-    check_success_rate(call.min_success_rate)
-    check_providers(call.allow_providers)
-    check_providers(call.allow_models, "allow_models")
-
-
-def _check_name(field: str, name: str) -> None:
-    if type(name) is str and 0 < len(name) <= MAX_NAME_CHARS and name.isascii():
-        return
-    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_CHARS or not _storable(name):
-        raise InvalidRequestError(
-            f"{field} must be a text of 1 to {MAX_NAME_CHARS} characters, not {str(name)[:40]!r}"
-        )
-
-
-def _storable(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def check_number(field: str, value: float | None, *, above_zero: bool = False) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-        raise InvalidRequestError(f"{field} must be a number, not {value!r}")
-    if above_zero and value <= 0:
-        raise InvalidRequestError(f"{field} must be above 0, not {value!r}")
-    if value < 0:
-        raise InvalidRequestError(f"{field} must not be negative, not {value!r}")

@@ -6,20 +6,22 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from attune.models.candidate import Candidate
 from attune.models.tasks import is_realtime, normalize_task
-from attune.models.telemetry import NANOS_PER_USD, DecisionRecord, DroppedCandidate, ScoredCandidate
+from attune.models.telemetry import NANOS_PER_USD, Decided, DecisionRecord, DroppedCandidate, ScoredCandidate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from attune.errors import NoCandidateError
-    from attune.models.cells import Row
+    from attune.models.borrowing import Row
     from attune.models.registry import ModelInfo, ModelTier
-    from attune.models.request import RouteRequest
+    from attune.models.route_request import RouteRequest
+    from attune.models.steering import Draw
+    from attune.models.telemetry import Belief
 
 __all__ = ["Drop", "Option", "RouteDecision", "Scored", "TierUpgrade", "unmade_decision"]
 
 POLICY = "best/1"
-"""The policy's name and version in every decision record."""
+"""The name and version of what decides by the score."""
 
 
 class TierUpgrade(NamedTuple):
@@ -96,11 +98,24 @@ class RouteDecision:
 
     ``candidates`` are all eligible ones, best first; ``tier`` is the tier that was chosen, and
     ``base_tier`` the one that the task (or the caller) asked for. ``why`` says how the tier came
-    about. ``notes`` are remarks for people, such as an unknown task. Scores and drops are made
-    readable only when they are asked for.
+    about. ``notes`` are remarks for people, such as an unknown task. ``drawn`` says how the first one was
+    drawn, ``None`` where the score decided; ``moved``, that a conversation stays elsewhere than at the best
+    score. Scores and drops are made readable only when they are asked for.
     """
 
-    __slots__ = ("_dropped", "_ranked", "_scored", "base_tier", "notes", "policy", "request", "tier", "why")
+    __slots__ = (
+        "_dropped",
+        "_moved",
+        "_ranked",
+        "_scored",
+        "base_tier",
+        "drawn",
+        "notes",
+        "policy",
+        "request",
+        "tier",
+        "why",
+    )
 
     def __init__(
         self,
@@ -111,16 +126,26 @@ class RouteDecision:
         scored: Sequence[Scored],
         dropped: Sequence[Drop],
         notes: tuple[str, ...],
+        drawn: Draw | None = None,
+        *,
+        moved: bool = False,
     ) -> None:
         self.request = request
         self.base_tier = base_tier
         self.tier = tier
-        self.why = why
-        self.policy = POLICY
+        self.why = why if drawn is None else drawn.explain(why)
+        self.policy = POLICY if drawn is None else drawn.policy
+        self.drawn = drawn
+        self._moved = moved
         self.notes = notes
         self._scored = scored
         self._dropped = dropped
         self._ranked: tuple[ScoredCandidate, ...] = ()
+
+    @property
+    def decided(self) -> Decided:
+        """What decided, as outcomes refer to it."""
+        return Decided(self.policy) if self.drawn is None else self.drawn.decided
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -146,7 +171,11 @@ class RouteDecision:
     def ranked(self) -> tuple[ScoredCandidate, ...]:
         """Every eligible candidate with its score and the parts of it, best first."""
         if not self._ranked:
-            self._ranked = tuple(self._explained(place, scored) for place, scored in enumerate(self._scored))
+            if self.drawn is None:
+                found = [self._explained(place, scored) for place, scored in enumerate(self._scored)]
+            else:
+                found = self._explained_draw(self.drawn)
+            self._ranked = tuple(found)
         return self._ranked
 
     @property
@@ -181,16 +210,21 @@ class RouteDecision:
             reason=self.reason,
             ranked=self.ranked,
             dropped=self.dropped,
-            features=_features(request),
+            features=(*_features(request), *self._features_of_choice()),
             notes=self.notes,
         )
+
+    def _features_of_choice(self) -> tuple[tuple[str, str], ...]:
+        if self.drawn is not None:
+            return self.drawn.features_of_record()
+        return (("stays", "yes"),) if self._moved else ()
 
     def __repr__(self) -> str:
         return f"<RouteDecision {self.reason}>"
 
     def _explained(self, place: int, scored: Scored) -> ScoredCandidate:
-        score, option, row, cost = scored
-        rate, latency_ms, _, calls, _, lately, _, _, _ = row
+        score, option, row, _ = scored
+        rate, latency_ms = row[:2]
         best_score, best, best_row, _ = self._scored[0]
         if place == 0:
             note = "chosen: " + self.why
@@ -208,18 +242,35 @@ class RouteDecision:
             note = "its score is higher, but it has not proven itself here"
         else:
             note = "comes later in the order of preference"
-        return ScoredCandidate(
-            *option.candidate,
-            tier=option.model.tier,
-            score=score,
-            success_rate=rate,
-            avg_latency_ms=latency_ms,
-            predicted_cost_usd=cost,
-            sample_size=int(calls),
-            recent_failures=int(lately),
-            propensity=1.0 if place == 0 else 0.0,
-            note=note,
-        )
+        return _readable(scored, 1.0 if place == 0 else 0.0, note)
+
+    def _explained_draw(self, drawn: Draw) -> list[ScoredCandidate]:
+        places = drawn.places()
+        found: list[ScoredCandidate] = []
+        for scored in self._scored:
+            label = scored[1].label
+            p, note, belief = drawn.explained(label, places.pop(label, None))
+            found.append(_readable(scored, p, note if found else "chosen: " + self.why, belief))
+        return found
+
+
+def _readable(scored: Scored, propensity: float, note: str, belief: Belief | None = None) -> ScoredCandidate:
+    score, option, row, cost = scored
+    rate, latency_ms, known, calls, _, lately, _, _, _ = row
+    return ScoredCandidate(
+        *option.candidate,
+        tier=option.model.tier,
+        score=score,
+        success_rate=rate,
+        avg_latency_ms=latency_ms,
+        predicted_cost_usd=cost,
+        sample_size=int(calls),
+        recent_failures=int(lately),
+        propensity=propensity,
+        note=note,
+        belief=belief,
+        known=known,
+    )
 
 
 def unmade_decision(

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import TYPE_CHECKING, NamedTuple
 
 from attune.errors import InvalidRequestError
-from attune.models.performance import LatencySketch
+from attune.models.performance import DENSE, Labels, LatencySketch
 from attune.models.registry import EMBEDDINGS, ModelTier
 from attune.models.tasks import get_tier_for_task
 from attune.models.telemetry import NANOS_PER_USD
 from attune.models.tier_movement import upgrade_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from attune.models.registry import ModelInfo, ModelRegistry
+    from attune.models.registry import ModelInfo
     from attune.models.windows import CellWindow, PerformanceStats
 
 __all__ = ["ModelStats", "RoutingStats", "routing_stats"]
@@ -23,7 +24,8 @@ __all__ = ["ModelStats", "RoutingStats", "routing_stats"]
 class ModelStats(NamedTuple):
     """One candidate's window: latencies in milliseconds of successful calls, cost in USD.
 
-    ``unknown_cost_calls`` are not part of ``cost_usd``.
+    ``unknown_cost_calls`` are not part of ``cost_usd``. ``labelled`` are the calls whose answer a validator
+    or the caller has judged, ``quality`` the mean of those labels (0..1), ``None`` without any.
     """
 
     provider: str
@@ -36,6 +38,8 @@ class ModelStats(NamedTuple):
     p50_latency_ms: float | None
     p95_latency_ms: float | None
     recent_failures: int
+    labelled: int = 0
+    quality: float | None = None
 
 
 class RoutingStats(NamedTuple):
@@ -43,10 +47,14 @@ class RoutingStats(NamedTuple):
 
     Calls are attempts that say something of the model (see ``performance.counts``).
     ``tier_upgrades`` are calls served by a higher tier than their task's. ``savings_usd`` is what
-    the same tokens would have cost at the registry's first premium model with a known price, today,
+    the same tokens would have cost at the first enrolled premium model with a known (list) price, today,
     less what they cost; ``None`` where no usage or no price is known. ``tier_evidence`` says in words
     whether a stage's tiers should be left upwards and why: of one stage all of them, of a workflow
-    those that should. It is of the router's whole window, whatever ``days``.
+    those that should. It is of the router's whole window, whatever ``days``. ``success_rate`` counts a
+    call as failed when its transport failed or an outcome says so; that an answer came says nothing of its
+    quality, which only the ``labelled`` calls have: a share ``labelled_share`` of all, ``None`` without
+    calls. ``doubts`` names the stages whose validator has let every answer pass, ``DENSE`` of them or more:
+    one that always says yes tells nothing.
     """
 
     workflow: str
@@ -60,6 +68,10 @@ class RoutingStats(NamedTuple):
     savings_usd: float | None
     models: tuple[ModelStats, ...]
     tier_evidence: tuple[str, ...]
+    labelled: int = 0
+    labelled_share: float | None = None
+    quality: float | None = None
+    doubts: tuple[str, ...] = ()
 
 
 class _Sum:
@@ -73,6 +85,7 @@ class _Sum:
     def stats(self, label: str) -> ModelStats:
         provider, _, model_id = label.partition("/")
         calls = sum(w.calls for w in self.windows)
+        labels = self.labels
         return ModelStats(
             provider=provider,
             model_id=model_id,
@@ -84,26 +97,41 @@ class _Sum:
             p50_latency_ms=self.sketch.quantile(0.5),
             p95_latency_ms=self.sketch.quantile(0.95),
             recent_failures=max(w.recent_failures for w in self.windows),
+            labelled=labels.labelled,
+            quality=_quality(labels),
         )
+
+    @property
+    def labels(self) -> Labels:
+        """What is known of its answers."""
+        return _sum_of(window.labels for window in self.windows)
 
 
 def routing_stats(
-    stats: PerformanceStats, registry: ModelRegistry, workflow: str, stage: str | None, days: int, now: float
+    stats: PerformanceStats,
+    premium: ModelInfo | None,
+    workflow: str,
+    stage: str | None,
+    days: int,
+    now: float,
 ) -> RoutingStats:
-    """Sum a workflow's cells; see ``AdaptiveModelRouter.get_routing_stats``."""
+    """Sum a workflow's cells; see ``AdaptiveModelRouter.get_routing_stats``. ``premium`` is what savings are
+    counted against, ``None`` without such a model.
+    """
     if not 1 <= days <= stats.window_days:
         raise InvalidRequestError(f"days must be between 1 and the window of {stats.window_days}, not {days}")
     first = stats.first_bucket(now) + stats.window_days - days
-    premium = next((m for m in registry.in_tier(ModelTier.PREMIUM) if m.prices is not None), None)
     sums: dict[str, _Sum] = {}
+    verdicts: dict[str, Labels] = {}
     upgrades = 0
     saved: float | None = None
-    for (_, _, task), level in stats.keys(workflow, stage):
+    for (_, name, task), level in stats.keys(workflow, stage):
         asked = get_tier_for_task(task).rank
         for label, window in stats.windows(level, first):
             total = sums.setdefault(label, _Sum(window.tier))
             total.windows.append(window)
             total.sketch.merge(window.sketch)
+            verdicts[name] = verdicts.get(name, Labels()).plus(window.labels)
             if window.tier == EMBEDDINGS:
                 continue  # no tier could have done it instead
             if ModelTier.parse(window.tier).rank > asked:
@@ -116,6 +144,7 @@ def routing_stats(
         (total.stats(label) for label, total in sums.items()), key=lambda m: (-m.calls, m.model_id)
     )
     calls = sum(m.calls for m in models)
+    labels = _sum_of(total.labels for total in sums.values())
     return RoutingStats(
         workflow=workflow,
         stage=stage,
@@ -128,7 +157,29 @@ def routing_stats(
         savings_usd=saved,
         models=tuple(models),
         tier_evidence=tuple(_tier_evidence(stats, workflow, stage, stats.first_bucket(now))),
+        labelled=labels.labelled,
+        labelled_share=min(1.0, labels.labelled / calls) if calls else None,
+        quality=_quality(labels),
+        doubts=tuple(_doubts(verdicts)),
     )
+
+
+def _sum_of(all_labels: Iterable[Labels]) -> Labels:
+    """What is known of several keys' answers together."""
+    return reduce(Labels.plus, all_labels, Labels())
+
+
+def _quality(labels: Labels) -> float | None:
+    return labels.label_sum / labels.labelled if labels.labelled else None
+
+
+def _doubts(verdicts: Mapping[str, Labels]) -> Iterator[str]:
+    for stage, labels in verdicts.items():
+        if labels.judged >= DENSE and labels.passed == labels.judged:
+            yield (
+                f"{stage}: its validator let all {labels.judged} answers pass; "
+                "one that always says yes tells nothing of their quality"
+            )
 
 
 def _tier_evidence(stats: PerformanceStats, workflow: str, stage: str | None, first: int) -> Iterator[str]:

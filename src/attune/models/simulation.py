@@ -125,7 +125,8 @@ def replay(
         reward, cost, _ = row.arms[model]
         tallies.add(row.key, model, row.arms[model])
         changed = learner.observe(prediction, index, reward, cost, now, price=today.get(model, 1.0))
-        policy.settle(Feedback(path, prospects, model, reward, cost, now, changed))
+        among = [p.model for p, share in zip(prospects, vector, strict=True) if share]
+        policy.settle(Feedback(path, prospects, model, reward, cost, now, changed, among))
         chosen.append(model)
         rewards.append(reward)
         costs.append(cost)

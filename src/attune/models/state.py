@@ -9,6 +9,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from attune.models.telemetry import Decided
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -32,7 +34,9 @@ __all__ = [
 
 
 class LedgerTotals(NamedTuple):
-    """Sums over the ledger. ``unknown_cost_attempts`` are not part of ``cost_nanos``."""
+    """Sums over the ledger. ``unknown_cost_attempts`` are not part of ``cost_nanos``, and neither is
+    ``list_cost_nanos``: what the answers that plans paid for would have cost at list price.
+    """
 
     calls: int
     attempts: int
@@ -41,16 +45,17 @@ class LedgerTotals(NamedTuple):
     output_tokens: int
     cost_nanos: int
     unknown_cost_attempts: int
+    list_cost_nanos: int = 0
 
 
 class OutcomeTarget(NamedTuple):
-    """The attempt that an outcome is about: the last one of its call, and what was known before.
-
-    ``previous`` is the success that had been recorded by an earlier outcome, or ``None``.
+    """The attempt that an outcome is about, what an earlier one had said of it (``None``: none did), and
+    what decided its call.
     """
 
     record: LLMCallRecord
-    previous: bool | None
+    previous: Outcome | None
+    decided: Decided = Decided()
 
 
 class LedgerStore(Protocol):
@@ -62,8 +67,16 @@ class LedgerStore(Protocol):
     def append_attempt(self, record: LLMCallRecord) -> None:
         """Take an attempt; roll-ups are updated in the same transaction."""
 
+    def append_outcome(self, outcome: Outcome) -> None:
+        """Take an outcome, behind the attempt that it is about; roll-ups are corrected in the same
+        transaction. One of an unknown attempt changes nothing.
+        """
+
     def record_outcome(self, outcome: Outcome) -> OutcomeTarget | None:
         """Store an outcome at once and correct the roll-ups; ``None`` for an unknown call."""
+
+    def outcomes(self, call_id: str) -> Sequence[Outcome]:
+        """What was said of the answers of one call, the oldest first."""
 
     async def flush(self) -> None:
         """Return when everything appended before is committed. Raises ``StoreError``."""
@@ -84,11 +97,14 @@ class LedgerStore(Protocol):
 class RollupRow(NamedTuple):
     """Telemetry of one (workflow, stage, task, provider, model) in one bucket of time.
 
-    ``bucket`` is the index of the bucket: floor(epoch seconds / BUCKET_SECONDS). Sums are over
-    counted calls (see ``attune.models.performance.counts``): latency over successful ones,
-    cost over those with a known cost, tokens over those with reported usage. ``latency_bins``
-    are the serialised bins of the latency sketch. ``recent`` holds the last 20 results of the
-    bucket as bits, newest lowest, 1 for a failure; ``recent_count`` how many are valid.
+    ``bucket`` is the index of the bucket: floor(epoch seconds / BUCKET_SECONDS). Sums are over counted calls
+    (see ``attune.models.performance.counts``): latency over successful ones and time-outs, and over cancelled
+    calls, which are not counted otherwise (see ``timed_out`` there); cost over those with a known cost,
+    tokens over those with reported usage. ``latency_bins`` are the serialised bins of the latency sketch, of
+    successes and time-outs. ``recent`` holds the last 20 results of the bucket as bits, newest lowest, 1 for
+    a failure; ``recent_count`` how many are valid. ``labelled`` are the answers of which an outcome is known,
+    ``label_sum`` the sum of their labels; ``judged`` those that a validator gave a verdict on, ``passed``
+    those that it let through.
     """
 
     bucket: int
@@ -109,6 +125,12 @@ class RollupRow(NamedTuple):
     latency_bins: bytes
     recent: int
     recent_count: int
+    labelled: int = 0
+    label_sum: float = 0.0
+    judged: int = 0
+    passed: int = 0
+    drawn: int = 0
+    drawn_sum: float = 0.0
 
 
 class RollupStore(Protocol):
@@ -128,7 +150,7 @@ class FactKind(StrEnum):
     BREAKER = "breaker"  # key: failure domain
     COOLDOWN = "cooldown"  # key: candidate, or provider/model when it is overloaded
     CREDENTIAL_OFF = "credential_off"  # key: provider#credential
-    MODEL_OFF = "model_off"  # key: candidate
+    MODEL_OFF = "model_off"  # key: candidate, or provider#credential#family
     QUOTA = "quota"  # key: provider#credential#window
 
 

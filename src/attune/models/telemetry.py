@@ -7,20 +7,25 @@ is not known is ``None`` with ``CostStatus.UNKNOWN``, never 0.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 __all__ = [
     "NANOS_PER_USD",
+    "TIMED_OUT",
     "CostStatus",
+    "Decided",
     "DecisionRecord",
     "DroppedCandidate",
     "LLMCallRecord",
     "Outcome",
+    "OutcomeSource",
     "ScoredCandidate",
     "TokenUsage",
 ]
 
 NANOS_PER_USD = 1_000_000_000
+TIMED_OUT = "timeout"
+"""The ``error_code`` of an attempt that a time limit ended."""
 
 
 class CostStatus(StrEnum):
@@ -51,9 +56,11 @@ class LLMCallRecord(NamedTuple):
 
     ``position`` is the attempt's place within its call, from 0; ``chosen_by_policy`` is false
     for the attempts that a retry, a fallback or a hedge made. ``latency_ms`` runs from the
-    request to the terminal event or the failure; ``ttft_ms`` to the first content. ``success``
+    request to the terminal event or the failure, and is the time that its provider was waited for where the
+    attempt was cancelled; ``ttft_ms`` runs to the first content. ``success``
     is the transport's: a later ``Outcome`` says whether the answer was good. ``tier`` and the names are plain
-    strings, so that a record outlives the catalog that made it.
+    strings, so that a record outlives the catalog that made it. ``list_cost_nanos`` is what an answer that a
+    plan paid for would have cost at list price, ``None`` where no plan did.
     """
 
     call_id: str
@@ -80,6 +87,10 @@ class LLMCallRecord(NamedTuple):
     position: int = 0
     chosen_by_policy: bool = True
     session_id: str = ""
+    list_cost_nanos: int | None = None
+
+
+Belief: TypeAlias = tuple[float, float, float, float, bool]
 
 
 class ScoredCandidate(NamedTuple):
@@ -87,8 +98,11 @@ class ScoredCandidate(NamedTuple):
 
     ``success_rate`` 0..1, ``avg_latency_ms`` and ``predicted_cost_usd`` (``None`` where the
     price is unknown) are what the score was computed from; ``sample_size`` is the number of calls
-    behind them and ``recent_failures`` the failures among the last 20. ``note`` says why it did
-    not come first.
+    behind them and ``recent_failures`` the failures among the last 20. ``propensity`` is the probability with
+    which it was chosen, ``note`` says why it did not come first. ``belief`` is what a policy that learns
+    believed of its answers at the key: the mean (0..1) and its standard deviation, the labelled calls there,
+    the deviation of the model's mean over all keys, and whether it has lately changed. ``known`` is the share
+    of success rate and latency that was measured, the rest is the prior's.
     """
 
     provider: str
@@ -103,6 +117,8 @@ class ScoredCandidate(NamedTuple):
     recent_failures: int
     propensity: float
     note: str = ""
+    belief: Belief | None = None
+    known: float = 1.0
 
 
 class DroppedCandidate(NamedTuple):
@@ -137,10 +153,34 @@ class DecisionRecord(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+class Decided(NamedTuple):
+    """What decided a call: the policy with its version, the label of the model that was the table's choice
+    (both empty where that is not known), and the labels of those that could have been drawn.
+    """
+
+    policy: str = ""
+    table: str = ""
+    among: tuple[str, ...] = ()
+
+
+OutcomeSource: TypeAlias = Literal["caller", "validator"]
+
+
 class Outcome(NamedTuple):
-    """What became known later of a call: ``success`` and, optionally, a ``score`` in 0..1."""
+    """What became known of an answer: ``success`` and, optionally, a ``score`` in 0..1.
+
+    ``attempt_id`` is the attempt that gave it; empty for the one whose answer the call returned. A
+    ``validator`` judges each answer once, as it comes. The ``caller`` knows later, and has the last word.
+    """
 
     call_id: str
     at: float
     success: bool
     score: float | None = None
+    attempt_id: str = ""
+    source: OutcomeSource = "caller"
+
+    @property
+    def label(self) -> float:
+        """How good the answer was, 0..1: the score, or else the success."""
+        return float(self.success) if self.score is None else self.score

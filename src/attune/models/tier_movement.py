@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from attune.models.performance import RECENT
 from attune.models.registry import ModelTier
-from attune.models.request import DEFAULT_MIN_SUCCESS_RATE
 from attune.models.route_decision import TierUpgrade
+from attune.models.route_request import DEFAULT_MIN_SUCCESS_RATE
 from attune.models.sequential import ENOUGH_FAILURES_OF, TOLERATED_FAILURE_RATE
 from attune.models.tasks import TASK_TIER_MAP
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from attune.models.cells import Level
-    from attune.models.request import RouteRequest
     from attune.models.route_decision import Scored
+    from attune.models.route_request import RouteRequest
     from attune.models.sequential import FailureWatch
     from attune.models.windows import TierResults
 
@@ -44,16 +44,21 @@ def chosen_tier(
     scored: Sequence[Scored],
     level: Level,
     first: int,
+    *,
+    up: bool = True,
+    down: bool = True,
 ) -> tuple[ModelTier, str]:
-    """The tier to choose from and why; ``level`` is the key's own, ``first`` the window's oldest bucket."""
+    """The tier to choose from and why; ``level`` is the key's own, ``first`` the window's oldest bucket.
+    ``up`` and ``down`` say whether it may move for what telemetry shows.
+    """
     present = {option.rank for _, option, _, _ in scored}
     if request.model:
         return scored[0][1].model.tier, f"the model {request.model!r} was asked for"
     rank = base.rank
     if not request.tier:
-        if rank + 1 in present and (evidence := _upgrade_now(base, scored, level, first)):
+        if up and rank + 1 in present and (evidence := _upgrade_now(base, scored, level, first)):
             return _TIERS[rank + 1], f"upgraded from {base}: {evidence}"
-        if not realtime and (downgrade := _downgrade(rank, request.min_success_rate, scored, level)):
+        if down and not realtime and (downgrade := _downgrade(rank, request.min_success_rate, scored, level)):
             return downgrade
     if rank in present:
         return base, _why(request, base, task)

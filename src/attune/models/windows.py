@@ -11,16 +11,20 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from attune.errors import InvalidRequestError
-from attune.models.cells import SUMS, Cell, Level, estimate
+from attune.errors import ErrorClass, InvalidRequestError
+from attune.models.borrowing import estimate
+from attune.models.cells import SUMS, Cell, Level
 from attune.models.performance import (
     BUCKET_SECONDS,
     RECENT,
+    Labels,
     LatencySketch,
     ModelPerformance,
     counts,
     join_recent,
+    label_change,
     newest,
+    timed_out,
 )
 from attune.models.registry import EMBEDDINGS
 from attune.models.tasks import normalize_task
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
 
     from attune.models.cells import Path, Sums
     from attune.models.state import RollupRow
-    from attune.models.telemetry import LLMCallRecord
+    from attune.models.telemetry import LLMCallRecord, Outcome
 
 __all__ = ["DEFAULT_WINDOW_DAYS", "CellWindow", "PerformanceStats", "TierResults"]
 
@@ -75,17 +79,22 @@ class PerformanceStats:
     # -- feeding ---------------------------------------------------------------------------------
 
     def observe(self, record: LLMCallRecord) -> None:
-        """Count one attempt. Attempts that say nothing of the candidate change nothing."""
+        """Count one attempt, of a cancelled one only the time that it took (see ``timed_out``). Others that
+        say nothing of the candidate change nothing.
+        """
         if not counts(record):
+            if record.error_class == ErrorClass.CANCELLED:
+                self._observe_time(record)
             return
         index = int(record.at // BUCKET_SECONDS)
         success = record.success
+        timed = success or timed_out(record)
         usage = record.usage
         cost = record.cost_nanos
         sums: Sums = (
             1,
             success,
-            record.latency_ms if success else 0.0,
+            record.latency_ms if timed else 0.0,
             cost or 0,
             cost is not None,
             0 if usage is None else usage.input_tokens,
@@ -100,25 +109,39 @@ class PerformanceStats:
         self._add(path, label, record.tier, index, sums, recent=not success, recent_count=1)
         for level in watched:
             level.cells[label].prove()
-        if success:
+        if timed:
             path[0].cells[label].sketch(index).add(record.latency_ms)
         self._evict()
 
-    def correct(self, record: LLMCallRecord, *, previous: bool | None, success: bool) -> None:
-        """Take in what became known later of an attempt that ``observe`` had counted.
+    def _observe_time(self, record: LLMCallRecord) -> None:
+        path = self._path((record.workflow, record.stage, record.task_type))
+        label, index = f"{record.provider}/{record.model_id}", int(record.at // BUCKET_SECONDS)
+        time_alone: Sums = (0, 0, record.latency_ms, 0, 0, 0, 0, 0)
+        self._add(path, label, record.tier, index, time_alone, recent=0, recent_count=0)
+        self._evict()
 
-        ``previous`` is what an earlier outcome of the same call had said, or ``None``. An attempt
-        whose transport failed stays a failure. Of the last 20 results, the newest that differs is
-        taken for the one that changed.
+    def correct(self, record: LLMCallRecord, *, previous: Outcome | None, outcome: Outcome) -> None:
+        """Take in what became known of the answer of an attempt that ``observe`` had counted.
+
+        ``previous`` is what an earlier outcome of the same attempt had said, or ``None``. An attempt
+        whose transport failed stays a failure, and has no answer to label. Both its success and its label
+        count in the bucket of the attempt, whenever they became known. Of the last 20 results, the newest
+        that differs is taken for the one that changed.
         """
-        before = record.success and previous is not False
-        after = record.success and success
         path = self._paths.get((record.workflow, record.stage, normalize_task(record.task_type)))
-        if before == after or path is None:
+        if path is None or not record.success:
             return
         index = int(record.at // BUCKET_SECONDS)
         label = f"{record.provider}/{record.model_id}"
-        change = after - before
+        leaf = path[0].cells.get(label)
+        if leaf is not None and index in leaf.buckets:
+            leaf.labels[index] = leaf.labels.get(index, Labels()).plus(label_change(previous, outcome))
+        if (previous is None or previous.success) != outcome.success:
+            self._turn(record, path, label, index, success=outcome.success)
+
+    def _turn(self, record: LLMCallRecord, path: Path, label: str, index: int, *, success: bool) -> None:
+        """Make a success a failure, or the other way round, at every level of a key."""
+        change = 1 if success else -1
         watched = _watched_of(path, record.task_type)
         for level in path:
             cell = level.cells.get(label)
@@ -131,8 +154,8 @@ class PerformanceStats:
                 each[1] += change
                 each[2] += change * record.latency_ms
             if level in watched:
-                level.look_again(cell, failed=not after)
-            cell.recent = _flip_newest(cell.recent, min(RECENT, int(cell.total[0])), failed=not after)
+                level.look_again(cell, failed=not success)
+            cell.recent = _flip_newest(cell.recent, min(RECENT, int(cell.total[0])), failed=not success)
             level.rows[label] = cell.packed()
 
     def restore(self, rows: Iterable[RollupRow]) -> None:
@@ -145,7 +168,7 @@ class PerformanceStats:
             raise InvalidRequestError("roll-ups are restored before anything is observed")
         known: dict[tuple[str, ...], list[Cell]] = {}
         for row in rows:
-            name, tier, index, (bins, recent, count) = row[1:6], row[6], row[0], row[15:]
+            name, tier, index, (bins, recent, count) = row[1:6], row[6], row[0], row[15:18]
             cells = known.get(name)
             if cells is None:
                 path, label = self._path(row[1:4]), f"{row[4]}/{row[5]}"
@@ -156,6 +179,8 @@ class PerformanceStats:
                 cell.recent = join_recent(cell.recent, recent, count)
             leaf = cells[0]
             leaf.add_to_bucket(index, row[7:15])
+            if row.labelled or row.judged:
+                leaf.labels[index] = leaf.labels.get(index, Labels()).plus(Labels(*row[18:22]))
             if index in leaf.sketches:
                 leaf.sketch(index).merge(LatencySketch.from_bytes(bins))
             else:
@@ -258,6 +283,13 @@ class PerformanceStats:
                 results[cell.tier] = TierResults(calls + row[0], failures + row[0] - row[1])
         return results
 
+    def labelled_share(self, workflow: str, stage: str, task_type: str, first: int) -> float | None:
+        """Of the attempts at a key, the share whose answer has an outcome; ``None`` without any attempt."""
+        path = self._paths.get((workflow, stage, task_type))
+        windows = [] if path is None else [window for _, window in self.windows(path[0], first)]
+        calls = sum(window.calls for window in windows)
+        return min(1.0, sum(window.labels.labelled for window in windows) / calls) if calls else None
+
     def windows(self, level: Level, first: int) -> Iterator[tuple[str, CellWindow]]:
         """Every candidate called at a level, with its sums over the window."""
         for label, cell in level.cells.items():
@@ -293,7 +325,10 @@ def _flip_newest(bits: int, count: int, *, failed: bool) -> int:
 
 
 class CellWindow(NamedTuple):
-    """One cell's sums over a window, and the sketch of its successful latencies."""
+    """One cell's sums over a window, the sketch of its latencies, and its labels.
+
+    ``latency_ms`` and the sketch are of successes and time-outs, the former of cancelled attempts too.
+    """
 
     tier: str
     calls: int
@@ -306,14 +341,17 @@ class CellWindow(NamedTuple):
     usage_count: int
     recent_failures: int
     sketch: LatencySketch
+    labels: Labels = Labels()
 
     def performance(self, label: str) -> ModelPerformance:
-        """The same as a ``ModelPerformance``, plain means without anything borrowed."""
+        """The same as a ``ModelPerformance``, plain means without anything borrowed; without a success
+        the whole time is taken for the latency, which is above it.
+        """
         return ModelPerformance(
             model_id=label.partition("/")[2],
             tier=self.tier,
             success_rate=self.successes / self.calls,
-            avg_latency_ms=self.latency_ms / self.successes if self.successes else 0.0,
+            avg_latency_ms=self.latency_ms / (self.successes or 1),
             avg_cost=self.cost_nanos / self.cost_count / NANOS_PER_USD if self.cost_count else 0.0,
             sample_size=self.calls,
             recent_failures=self.recent_failures,
@@ -326,6 +364,10 @@ class CellWindow(NamedTuple):
         for index in cell.sketches:
             if index >= first:
                 sketch.merge(cell.sketch(index))
+        labels = Labels()
+        for index, known in cell.labels.items():
+            if index >= first:
+                labels = labels.plus(known)
         kept = [sums for index, sums in cell.buckets.items() if index >= first]
         sums = [sum(column) for column in zip(*kept, strict=True)] or [0] * SUMS
         return cls(
@@ -340,4 +382,5 @@ class CellWindow(NamedTuple):
             usage_count=int(sums[7]),
             recent_failures=newest(cell.recent, sums[0]).bit_count(),
             sketch=sketch,
+            labels=labels,
         )

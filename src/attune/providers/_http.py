@@ -1,25 +1,24 @@
-"""The HTTP transport of the providers. The only module that knows aiohttp and its errors."""
+"""The HTTP transport of the providers: aiohttp's connections, on which HTTP is spoken by ``Wire``.
+
+The only module that knows aiohttp and its errors.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import io
 import os
-import socket
 import time
-from contextlib import suppress
-from contextvars import ContextVar
-from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from weakref import WeakKeyDictionary, WeakSet
 
 import aiohttp
-from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from attune.aside import aside
 from attune.errors import ConnectionFailedError, InvalidRequestError, ProviderError
 from attune.models.executor import EventKind, StreamEvent
+from attune.providers._http1 import NotHTTPError, Wire
 from attune.wire.errors import MAX_ERROR_BODY_BYTES
 from attune.wire.steps import STEP
 
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HTTPStream", "HTTPTransport", "written"]
 
-TRANSPORT_ERRORS = (aiohttp.ClientError, OSError)  # TimeoutError is an OSError
+TRANSPORT_ERRORS = (aiohttp.ClientError, NotHTTPError, OSError)  # TimeoutError is an OSError
 RECYCLE_S = 1.0
 """How long the end of a complete answer is waited for, so that its connection can be used again."""
 
@@ -42,25 +41,23 @@ ERROR_BODY_S = 0.5
 READ_BYTES = 64 * 1024
 """How much of an answer is taken in at a time, however fast it comes: a millisecond or two of work."""
 
-_HEADERS = {"user-agent": "attune", "accept-encoding": "identity"}
-
-_connects: ContextVar[list[object]] = ContextVar("attune_connects")
-"""The addresses that the request under way in this context has connected to; none with a kept connection.
-aiohttp's tracing would tell as well, and takes a quarter of the time of a whole call.
-"""
+_HEADERS = {
+    "accept": "*/*",
+    "accept-encoding": "identity",
+    "content-type": "application/json",
+    "user-agent": "attune",
+}
 
 
 class HTTPTransport:
     """Connections of one provider: a pool for each event loop, no retries, no redirects.
 
     Proxies of the environment, cookies and redirects are ignored, so that a key goes only where
-    the configuration says. aiohttp never repeats a POST by itself.
+    the configuration says.
     """
 
     def __init__(self) -> None:
-        self._sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = (
-            WeakKeyDictionary()
-        )
+        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = WeakKeyDictionary()
         self._recycling: set[asyncio.Task[None]] = set()
         self._closed: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 
@@ -85,25 +82,25 @@ class HTTPTransport:
         ``InvalidRequestError`` after ``aclose``. A ``CancelledError`` that comes before the head
         says in ``sent`` whether the whole request had left, as ``ConnectionFailedError`` does.
         """
-        response = await self._head(url, headers, body, connect_s, errors)
-        if not 200 <= response.status < 300:
-            raise await _failure(response, errors)
-        if response.headers.get("content-encoding", "identity").lower() != "identity":
-            response.close()
+        lease, wire = await self._lease(url, headers, body, connect_s, errors)
+        if not 200 <= wire.status < 300:
+            raise await _failure(lease, wire, errors)
+        if wire.headers.get("content-encoding", "identity").lower() != "identity":
+            lease.close()
             raise errors.broken("the answer is compressed, which was not asked for")
-        media_type = response.content_type
+        media_type = wire.headers.get("content-type", "").partition(";")[0].strip().lower()
         streamed = media_type == "text/event-stream" or (streams and media_type != "application/json")
-        return HTTPStream(self, response, of_stream if streamed else of_body, errors)
+        return HTTPStream(self, lease, wire, of_stream if streamed else of_body, errors)
 
-    def recycle(self, response: aiohttp.ClientResponse) -> None:
+    def recycle(self, lease: aiohttp.connector.Connection, wire: Wire) -> None:
         """Give the connection of a complete answer back, once its last bytes have arrived."""
-        if response.content.at_eof():
-            response.release()
+        if wire.at_end:
+            lease.release()
             return
-        task = asyncio.get_running_loop().create_task(_read_to_end(response))
+        task = asyncio.get_running_loop().create_task(_read_to_end(lease, wire))
         self._recycling.add(task)
         task.add_done_callback(self._recycling.discard)
-        task.add_done_callback(lambda _: response.close())  # also when it is cancelled before it has begun
+        task.add_done_callback(lambda _: lease.close())  # also when it is cancelled before it has begun
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop, and open none there any more; idempotent."""
@@ -113,98 +110,84 @@ class HTTPTransport:
         for task in recycling:
             task.cancel()
         await asyncio.gather(*recycling, return_exceptions=True)
-        session = self._sessions.pop(loop, None)
-        if session is not None:
-            await session.close()
+        pool = self._pools.pop(loop, None)
+        if pool is not None:
+            await pool.connector.close()
 
-    async def _head(
+    async def _lease(
         self, url: str, headers: Mapping[str, str], body: bytes, connect_s: float, errors: ErrorMapper
-    ) -> aiohttp.ClientResponse:
-        content = _Body(body)  # bytes above 1 MiB would be written in one go
+    ) -> tuple[aiohttp.connector.Connection, Wire]:
+        """A connection on which the request was sent and the head of its answer has come."""
+        wire = None
         try:
-            return await self._send(url, headers, content, connect_s)
+            pool = self._pool()
+            place = pool.place(url)
+            head = _head(place.begins, headers, len(body))
+            while True:
+                lease = await pool.connector.connect(place.request, traces=[], timeout=_timeout(connect_s))
+                wire = cast("Wire", lease.protocol)
+                try:
+                    await wire.ask(head, body)
+                except BaseException as error:
+                    lease.close()
+                    # A kept connection that the server had closed: the request never left as a whole, so no
+                    # server can have begun it, and sending it on another one is not a second attempt.
+                    if not isinstance(error, OSError) or wire.sent or not wire.reused:
+                        raise
+                else:
+                    return lease, wire
         except asyncio.CancelledError as stopped:
-            stopped.sent = content.tell() >= len(body)  # type: ignore[attr-defined]
+            stopped.sent = wire is not None and wire.sent  # type: ignore[attr-defined]
             raise
         except (*TRANSPORT_ERRORS, UnicodeError) as error:  # UnicodeError: a host that is no name of one
             failure = errors.raised(ConnectionFailedError, _reason(error, connect_s))
-            failure.sent = content.tell() >= len(body) and not _never_left(error)
-        # Raised out here, where no error of aiohttp is its context: those hold the headers with the key.
+            failure.sent = wire is not None and wire.sent
+        # Raised out here, where no error of aiohttp is its context.
         raise failure
 
-    async def _send(
-        self, url: str, headers: Mapping[str, str], content: io.BytesIO, connect_s: float
-    ) -> aiohttp.ClientResponse:
-        connects: list[object] = []
-        _connects.set(connects)
-        try:
-            return await self._ask(url, headers, content, connect_s)
-        except aiohttp.ClientOSError as error:
-            if connects or not _never_left(error):
-                raise
-        # A kept connection that the server had closed: the request never left as a whole, so no
-        # server can have begun it, and sending it on a new connection is not a second attempt.
-        content.seek(0)
-        return await self._ask(url, headers, content, connect_s)
-
-    async def _ask(
-        self, url: str, headers: Mapping[str, str], content: io.BytesIO, connect_s: float
-    ) -> aiohttp.ClientResponse:
-        """What ``ClientSession.post`` does, without what nothing here uses, which is a third of its time:
-        cookies, redirects, proxies, time-outs.
-        """
-        session = self._session()
-        assert session.connector is not None
-        request = aiohttp.ClientRequest(
-            "POST",
-            _parsed(url),
-            headers={**_HEADERS, **headers},
-            data=aiohttp.BytesIOPayload(content, content_type="application/json"),
-            loop=asyncio.get_running_loop(),
-            session=session,
-        )
-        connection = await session.connector.connect(request, traces=[], timeout=_timeout(connect_s))
-        try:
-            assert connection.protocol is not None
-            connection.protocol.set_response_params(read_until_eof=True, auto_decompress=False)
-            response = await request.send(connection)
-            try:
-                await response.start(connection)
-            except BaseException:
-                response.close()
-                raise
-        except BaseException:
-            connection.close()
-            raise
-        return response
-
-    def _session(self) -> aiohttp.ClientSession:
+    def _pool(self) -> _Pool:
         loop = asyncio.get_running_loop()
         if loop in self._closed:
             raise InvalidRequestError("the connections of this provider were closed; build it again")
-        session = self._sessions.get(loop)
-        if session is None:
-            connector = aiohttp.TCPConnector(limit=0, socket_factory=_new_socket)
-            connector._factory = partial(_Connection, loop=loop)  # type: ignore[assignment]
-            session = self._sessions[loop] = aiohttp.ClientSession(
-                connector=connector,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=False,
-            )
-        return session
+        pool = self._pools.get(loop)
+        if pool is None:
+            pool = self._pools[loop] = _Pool(loop)
+        return pool
 
 
-class _Body(io.BytesIO):
-    """A body that is read piece by piece. aiohttp asks for its buffer to know its size, of which ``BytesIO``
-    would make a copy.
-    """
+class _Place(NamedTuple):
+    """Where a request goes: as the connector knows it, and how a head begins."""
 
-    def __init__(self, content: bytes) -> None:
-        super().__init__(content)
-        self._content = content
+    request: aiohttp.ClientRequest
+    begins: str
 
-    def getbuffer(self) -> memoryview:
-        return memoryview(self._content)
+
+class _Pool:
+    """The connections of one event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.connector = aiohttp.TCPConnector(limit=0)
+        self.connector._factory = Wire  # type: ignore[assignment]
+        self._loop = loop
+        self._places: dict[str, _Place] = {}
+
+    def place(self, url: str) -> _Place:
+        """The place of an address, of which a provider has a few."""
+        place = self._places.get(url)
+        if place is None:
+            request = aiohttp.ClientRequest("POST", URL(url), loop=self._loop)
+            begins = f"POST {request.url.raw_path_qs} HTTP/1.1\nhost: {request.headers['host']}"
+            place = self._places[url] = _Place(request, begins)
+        return place
+
+
+def _head(begins: str, headers: Mapping[str, str], length: int) -> bytes:
+    """The head of a request. Raises ``InvalidRequestError`` for a header that would be more than one line."""
+    lines = [begins, *(f"{name}: {value}" for name, value in {**_HEADERS, **headers}.items())]
+    head = "\n".join((*lines, f"content-length: {length}", "", ""))
+    if head.count("\n") != len(lines) + 3 or "\r" in head or "\0" in head:
+        raise InvalidRequestError("a header of the request holds a line break")
+    return head.replace("\n", "\r\n").encode()
 
 
 async def written(request: LLMRequest, write: Callable[..., bytes], *args: Any, **options: Any) -> bytes:
@@ -225,12 +208,14 @@ class HTTPStream:
     def __init__(
         self,
         transport: HTTPTransport,
-        response: aiohttp.ClientResponse,
+        lease: aiohttp.connector.Connection,
+        wire: Wire,
         decoder: Decoder,
         errors: ErrorMapper,
     ) -> None:
         self._transport = transport
-        self._response = response
+        self._lease = lease
+        self._wire = wire
         self._decoder = decoder
         self._errors = errors
         self._ready: Iterator[StreamEvent] = iter(())
@@ -251,7 +236,7 @@ class HTTPStream:
             raise
         if event.kind is EventKind.TERMINAL:
             self._over = True
-            self._transport.recycle(self._response)
+            self._transport.recycle(self._lease, self._wire)
         return event
 
     def take(self) -> StreamEvent | None:
@@ -267,13 +252,13 @@ class HTTPStream:
 
     def __del__(self) -> None:
         if not self._over:  # dropped without ``aclose``
-            self._response.close()
+            self._lease.close()
 
     async def aclose(self) -> None:
         """Close the connection at once, unless the answer was complete; idempotent."""
         if not self._over:
             self._over = True
-            self._response.close()
+            self._lease.close()
 
     def _untaken(self) -> StreamEvent | None:
         """What ``take`` found and did not give."""
@@ -293,40 +278,13 @@ class HTTPStream:
         raise self._errors.broken("the answer ended before its terminal event")
 
     async def _read(self) -> bytes:
-        content = self._response.content
-        with suppress(*TRANSPORT_ERRORS):
-            chunk = await content.read(READ_BYTES)
-            if len(chunk) == READ_BYTES:
-                await asyncio.sleep(0)  # more is here already: others have their turn
-            return chunk
-        # When a connection has broken, aiohttp keeps what came before that to itself: usage, or even the end.
-        if left := content._read_nowait(-1):
-            return left
-        # Not from that error, which may hold the headers with the key.
-        raise self._errors.broken("the connection broke during the answer")
-
-
-class _Connection(ResponseHandler):
-    """A connection on which an answer that stops being HTTP fails at once. aiohttp closes such a connection
-    without a word to who reads the body, who would wait for ever.
-    """
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        body = self._payload
-        if self._exception is not None and body is not None and not body.is_eof():
-            body.set_exception(aiohttp.ClientPayloadError("the framing of the body is broken"))
-
-
-def _new_socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """The socket of a new connection, which the request that it is for is told of."""
-    _connects.get([]).append(address)
-    return socket.socket(*address[:3])
-
-
-@lru_cache(maxsize=64)
-def _parsed(url: str) -> URL:
-    return URL(url)
+        try:
+            chunk = await self._wire.read(READ_BYTES)
+        except TRANSPORT_ERRORS:
+            raise self._errors.broken("the connection broke during the answer") from None
+        if len(chunk) == READ_BYTES:
+            await asyncio.sleep(0)  # more is here already: others have their turn
+        return chunk
 
 
 @lru_cache(maxsize=8)
@@ -334,20 +292,13 @@ def _timeout(connect_s: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=None, connect=connect_s)
 
 
-def _never_left(error: Exception) -> bool:
-    """Whether the connection was found closed while the request was being written."""
-    return isinstance(error.__cause__, aiohttp.ClientConnectionResetError)
-
-
 def _reason(error: Exception, connect_s: float) -> str:
     if isinstance(error, TimeoutError):
         return f"no connection within {connect_s:g} s"
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"cannot reach {error.host}:{error.port}: {_why(error)}"
-    if isinstance(error, aiohttp.ServerDisconnectedError):  # which may hold half a head
-        return "the connection failed: closed before an answer"
-    if isinstance(error, aiohttp.ClientResponseError):
-        return f"the connection failed: what came is not HTTP: {error.message}"
+    if isinstance(error, NotHTTPError):
+        return f"the connection failed: what came is not HTTP: {error}"
     return f"the connection failed: {error}"
 
 
@@ -357,23 +308,24 @@ def _why(error: aiohttp.ClientConnectorError) -> str:
     return (error.strerror or str(error)).partition(" (_ssl")[0]
 
 
-async def _failure(response: aiohttp.ClientResponse, errors: ErrorMapper) -> ProviderError:
+async def _failure(lease: aiohttp.connector.Connection, wire: Wire, errors: ErrorMapper) -> ProviderError:
     body = bytearray()
     try:
         async with asyncio.timeout(ERROR_BODY_S):
-            while len(body) < MAX_ERROR_BODY_BYTES and (chunk := await response.content.readany()):
+            while len(body) < MAX_ERROR_BODY_BYTES and (chunk := await wire.read(READ_BYTES)):
                 body += chunk
     except TRANSPORT_ERRORS:
         pass  # the status says enough
     finally:
-        response.close()
-    return errors.from_response(response.status, response.headers, bytes(body), now=time.time())
+        lease.close()
+    return errors.from_response(wire.status, wire.headers, bytes(body), now=time.time())
 
 
-async def _read_to_end(response: aiohttp.ClientResponse) -> None:
+async def _read_to_end(lease: aiohttp.connector.Connection, wire: Wire) -> None:
     try:
         async with asyncio.timeout(RECYCLE_S):
-            while await response.content.readany():
+            while await wire.read(READ_BYTES):
                 pass
+        lease.release()
     except TRANSPORT_ERRORS:
         pass  # the answer is complete; only its connection is lost

@@ -8,23 +8,28 @@ from urllib.parse import urlsplit
 from attune.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from attune.models.executor import Provider
+    from attune.models.quota import QuotaWindow
     from attune.providers.secret import Secret
 
 __all__ = [
     "KINDS",
     "KNOWN_PROVIDERS",
     "PROTOCOLS",
+    "SUBSCRIPTION",
     "KnownProvider",
     "OpenAIProtocol",
     "build_provider",
     "usual_protocol",
 ]
 
-KINDS = ("anthropic", "openai", "local")
-"""What a provider speaks: Messages, one of OpenAI's protocols, and the embedded model."""
+KINDS = ("anthropic", "openai", "local", "claude_subscription")
+"""What a provider speaks: Messages, one of OpenAI's protocols; the embedded model; the ``claude`` program."""
+
+SUBSCRIPTION = "subscription"
+"""The name of the credential that a login of the ``claude`` program is."""
 
 OpenAIProtocol: TypeAlias = Literal["chat", "responses", "both"]
 PROTOCOLS: tuple[OpenAIProtocol, ...] = get_args(OpenAIProtocol)
@@ -76,9 +81,11 @@ def build_provider(
     key: Secret | None = None,
     credential: str | None = None,
     protocol: str | None = None,
+    on_windows: Callable[[Sequence[QuotaWindow]], None] | None = None,
 ) -> Provider:
     """The provider ``name`` with one credential; what is not given is that of the known provider.
 
+    ``on_windows`` is called with the quota windows of a plan whenever it tells of any.
     ``credential`` defaults to ``api_key``, without a key to ``none``; ``protocol``, which only the kind
     ``openai`` has, to the usual one of the address. Raises ``UnknownNameError`` for a kind or protocol
     that does not exist and ``ConfigError`` for a base URL that is missing or no plain one.
@@ -94,6 +101,10 @@ def build_provider(
         from attune.providers.local import LocalProvider
 
         return LocalProvider(name)
+    if kind == "claude_subscription":
+        from attune.providers.claude_subscription import ClaudeSubscriptionProvider
+
+        return ClaudeSubscriptionProvider(name, on_windows=on_windows)
     if base_url is None and known is not None and known.kind == kind:
         base_url = known.base_url
     url = _checked(base_url, name)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attune.models.telemetry import DecisionRecord, LLMCallRecord
+from attune.models.telemetry import DecisionRecord, LLMCallRecord, Outcome
 from attune.stores._codec import INSERT_ATTEMPTS, INSERT_DECISIONS, attempt_row, decision_row
 from attune.stores._facts import put_fact
 from attune.stores._leases import Settlement, settle
+from attune.stores._outcomes import write_outcome
 from attune.stores._rollups import RollupDeltas
 from attune.stores._rows import RowInsert
 
@@ -78,6 +79,7 @@ def write_records(
     """Insert records with their roll-ups, within the caller's transaction."""
     attempts = []
     decisions = []
+    outcomes = []
     deltas = RollupDeltas()
     for record in records:
         if isinstance(record, LLMCallRecord):
@@ -86,6 +88,8 @@ def write_records(
             deltas.add(record, cell)
         elif isinstance(record, DecisionRecord):
             decisions.append(decision_row(record))
+        elif isinstance(record, Outcome):
+            outcomes.append(record)
         elif isinstance(record, Settlement):
             settle(connection, record)
         else:
@@ -94,3 +98,5 @@ def write_records(
     INSERT_ATTEMPTS.write(connection, attempts)
     INSERT_DECISIONS.write(connection, decisions)
     deltas.write(connection)
+    for outcome in outcomes:  # the attempts that they are about are there now
+        write_outcome(connection, outcome)

@@ -4,24 +4,43 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from attune.stores._codec import SELECT_ATTEMPTS, SELECT_DECISIONS, attempt_from_row, decision_from_row
+from attune.models.telemetry import NANOS_PER_USD
+from attune.stores._codec import (
+    SELECT_ATTEMPTS,
+    SELECT_DECISIONS,
+    SELECT_OLDER_ATTEMPTS,
+    attempt_from_row,
+    decision_from_row,
+)
+from attune.stores._outcomes import outcome_from_row
+from attune.stores._schema import has_labels
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator
 
-    from attune.models.telemetry import DecisionRecord, LLMCallRecord
+    from attune.models.telemetry import DecisionRecord, LLMCallRecord, Outcome
 
 _LATE_SECONDS = 3600.0
 """Rows lie in the order of their arrival: a decision does not arrive so long after it was made."""
 
 
 class CallChain(NamedTuple):
-    """A call: its decision, its attempts in order, and the last outcome that was told (``None``: none)."""
+    """A call: its decision, its attempts in order, and what was said of their answers."""
 
     decision: DecisionRecord
     attempts: tuple[LLMCallRecord, ...]
-    outcome: bool | None
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def outcome(self) -> bool | None:
+        """Whether the call had a good answer: the caller's last word, else whether a validator let one pass;
+        ``None`` when nothing was said.
+        """
+        told = [outcome for outcome in self.outcomes if outcome.source == "caller"]
+        if told:
+            return max(told, key=lambda outcome: outcome.at).success
+        return any(outcome.success for outcome in self.outcomes) if self.outcomes else None
 
 
 def read_chains(connection: sqlite3.Connection, since: float, until: float) -> Iterator[CallChain]:
@@ -32,24 +51,44 @@ def read_chains(connection: sqlite3.Connection, since: float, until: float) -> I
     rows = connection.execute(
         SELECT_DECISIONS + "AS d WHERE number >= ? AND at >= ? AND at < ? AND NOT EXISTS "  # noqa: S608
         "(SELECT 1 FROM decisions WHERE call_id = d.call_id AND number < d.number) ORDER BY number",
-        (_first_number(connection, since - _LATE_SECONDS), since, until),
+        (first_number(connection, since), since, until),
     )
+    select = SELECT_ATTEMPTS if has_labels(connection) else SELECT_OLDER_ATTEMPTS
     for row in rows:
         decision = decision_from_row(row)
         attempts = connection.execute(
-            SELECT_ATTEMPTS + "WHERE call_id = ? ORDER BY position, number", (decision.call_id,)
+            select + "WHERE call_id = ? ORDER BY position, number", (decision.call_id,)
         )
-        outcome = connection.execute(
-            "SELECT success FROM outcomes WHERE call_id = ? ORDER BY at DESC, number DESC LIMIT 1",
+        outcomes = read_outcomes(connection, decision.call_id)
+        yield CallChain(decision, tuple(map(attempt_from_row, attempts)), tuple(outcomes))
+
+
+def read_recent(connection: sqlite3.Connection, limit: int) -> list[tuple[DecisionRecord, float | None]]:
+    """The newest decisions, oldest first, each with the USD of its attempts (``None``: not known)."""
+    rows = connection.execute(f"{SELECT_DECISIONS}ORDER BY number DESC LIMIT ?", (limit,)).fetchall()
+    found = []
+    for decision in map(decision_from_row, reversed(rows)):
+        nanos, known = connection.execute(
+            "SELECT sum(cost_nanos), count(*) = count(cost_nanos) FROM attempts WHERE call_id = ?",
             (decision.call_id,),
         ).fetchone()
-        yield CallChain(
-            decision, tuple(map(attempt_from_row, attempts)), None if outcome is None else bool(outcome[0])
-        )
+        found.append((decision, nanos / NANOS_PER_USD if known and nanos is not None else None))
+    return found
 
 
-def _first_number(connection: sqlite3.Connection, since: float) -> int:
-    """The number from which decisions are of ``since`` or later, by halving: no index by time is needed."""
+def read_outcomes(connection: sqlite3.Connection, call_id: str) -> list[Outcome]:
+    """What was said of the answers of one call, the oldest first."""
+    told = "attempt_id, source" if has_labels(connection) else "'', 'caller'"
+    rows = connection.execute(
+        f"SELECT call_id, at, success, score, {told} FROM outcomes WHERE call_id = ? ORDER BY number",  # noqa: S608
+        (call_id,),
+    )
+    return [outcome_from_row(row) for row in rows]
+
+
+def first_number(connection: sqlite3.Connection, since: float) -> int:
+    """A number from which all decisions of ``since`` or later are, by halving: no index by time is needed."""
+    since -= _LATE_SECONDS
     low, high = connection.execute(
         "SELECT coalesce(min(number), 0), coalesce(max(number), -1) + 1 FROM decisions"
     ).fetchone()

@@ -23,7 +23,7 @@ INSERT_ATTEMPTS = RowInsert(
     "call_id, attempt_id, decision_id, at, cell, credential, success, latency_ms, ttft_ms,"
     "input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens,"
     "cost_nanos, cost_status, price_version, error_class, error_code, stop_reason, position,"
-    "chosen_by_policy, session_id",
+    "chosen_by_policy, session_id, list_cost_nanos",
 )
 INSERT_DECISIONS = RowInsert(
     "INSERT INTO decisions",
@@ -35,9 +35,13 @@ SELECT_ATTEMPTS = (
     "SELECT call_id, attempt_id, decision_id, at, workflow, stage, task_type, provider, model_id, tier,"
     "credential, success, latency_ms, ttft_ms, input_tokens, output_tokens, cache_read_tokens,"
     "cache_write_tokens, cache_write_1h_tokens, cost_nanos, cost_status, price_version, error_class,"
-    "error_code, stop_reason, position, chosen_by_policy, session_id, cell FROM attempt_records "
+    "error_code, stop_reason, position, chosen_by_policy, session_id, list_cost_nanos, cell "
+    "FROM attempt_records "
 )
 """Its rows are what ``attempt_from_row`` takes; the cell's number stands last."""
+
+SELECT_OLDER_ATTEMPTS = SELECT_ATTEMPTS.replace("list_cost_nanos", "NULL")
+"""The same from a file of before list prices were kept."""
 
 SELECT_DECISIONS = (
     "SELECT decision_id, call_id, at, workflow, stage, task_type, base_tier, tier, policy, reason,"
@@ -71,6 +75,7 @@ def attempt_row(record: LLMCallRecord, cell: int) -> tuple[Any, ...]:
         position,
         chosen_by_policy,
         session_id,
+        list_cost_nanos,
     ) = record
     return (
         call_id,
@@ -92,6 +97,7 @@ def attempt_row(record: LLMCallRecord, cell: int) -> tuple[Any, ...]:
         position,
         1 if chosen_by_policy else 0,
         session_id,
+        list_cost_nanos,
     )
 
 
@@ -108,7 +114,7 @@ def attempt_from_row(row: tuple[Any, ...]) -> LLMCallRecord:
             CostStatus(row[20]),
             *row[21:26],
             bool(row[26]),
-            row[27],
+            *row[27:29],
         )
     )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attune.errors import StoreError
 from attune.models.state import KeyLimits, KeyRecord, KeyScopes
+from attune.stores._chains import first_number
 
 if TYPE_CHECKING:
     import sqlite3
@@ -49,6 +50,22 @@ def keys_version(connection: sqlite3.Connection) -> int:
         return 0
     (version,) = connection.execute("SELECT count(*) + count(revoked) FROM gateway_keys").fetchone()
     return int(version)
+
+
+def spent_by_account(connection: sqlite3.Connection, since: float) -> dict[str, int]:
+    """The known costs in nano-dollars of the calls decided from ``since`` on, by whose they were."""
+    first = first_number(connection, since)
+    return dict(connection.execute(_SELECT_SPENT, {"first": first, "since": since, "mark": _ACCOUNT}))
+
+
+_ACCOUNT = '["account",'
+"""How a decision's features name whose call it was; in a client's own text the quotes would be escaped."""
+
+_SELECT_SPENT = """
+    SELECT substr(whose, 1, instr(whose, '"') - 1), coalesce(sum(cost_nanos), 0)
+    FROM (SELECT call_id, ltrim(substr(features, instr(features, :mark) + length(:mark)), ' "') AS whose
+          FROM decisions WHERE number >= :first AND at >= :since AND instr(features, :mark))
+    JOIN attempts USING (call_id) GROUP BY 1"""
 
 
 def _are_there(connection: sqlite3.Connection) -> bool:

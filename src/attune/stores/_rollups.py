@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from attune.models.performance import BUCKET_SECONDS, RECENT, LatencySketch, counts, merge_bytes
-from attune.models.state import OutcomeTarget
-from attune.stores._codec import SELECT_ATTEMPTS, attempt_from_row
+from attune.errors import ErrorClass
+from attune.models.performance import BUCKET_SECONDS, RECENT, LatencySketch, counts, merge_bytes, timed_out
 from attune.stores._rows import RowInsert
 
 if TYPE_CHECKING:
     import sqlite3
 
-    from attune.models.telemetry import LLMCallRecord, Outcome
+    from attune.models.telemetry import LLMCallRecord
 
 _RECENT_MASK = (1 << RECENT) - 1
 
@@ -55,6 +54,7 @@ _TOTALS = (
     "output_tokens",
     "cost_nanos",
     "unknown_cost_attempts",
+    "list_cost_nanos",
 )
 
 _ADD_TOTALS = RowInsert(
@@ -77,7 +77,9 @@ class RollupDeltas:
         self._uncounted: dict[tuple[int, int], list[LLMCallRecord]] = {}
 
     def add(self, record: LLMCallRecord, cell: int) -> None:
-        """Take an attempt; one that says nothing of the model enters the totals only."""
+        """Take an attempt; one that says nothing of the model enters the totals only, but for the time of a
+        cancelled one.
+        """
         groups = self._counted if record.success or counts(record) else self._uncounted
         key = (int(record.at // BUCKET_SECONDS), cell)
         group = groups.get(key)
@@ -95,10 +97,12 @@ class RollupDeltas:
             sketch.bins.clear()
             sums, recent, first_attempts = _summed(group, sketch)
             rows.append((bucket, cell, *sums, sketch.to_bytes(), recent, min(RECENT, len(group))))
-            by_bucket[bucket].append((*sums, first_attempts))
-        for (bucket, _), group in self._uncounted.items():
+            by_bucket[bucket].append((*sums, first_attempts, _list_cost(group)))
+        for (bucket, cell), group in self._uncounted.items():
             sums, _, first_attempts = _summed(group, sketch)
-            by_bucket[bucket].append((*sums, first_attempts))
+            if any(record.error_class == ErrorClass.CANCELLED for record in group):
+                rows.append((bucket, cell, 0, 0, sums[2], 0, 0, 0, 0, 0, b"", 0, 0))
+            by_bucket[bucket].append((*sums, first_attempts, _list_cost(group)))
         _ADD_ROLLUPS.write(connection, rows)
         _ADD_TOTALS.write(connection, [(bucket, *_totals(some)) for bucket, some in by_bucket.items()])
 
@@ -106,7 +110,7 @@ class RollupDeltas:
 def _summed(group: list[LLMCallRecord], sketch: LatencySketch) -> tuple[tuple[Any, ...], int, int]:
     """The sums of ``_SUMS``, the last results as bits, and how many attempts began a call.
 
-    The latencies of successes enter the sketch.
+    The latencies of successes and time-outs enter the sketch.
     """
     successes = cost_nanos = cost_count = input_tokens = output_tokens = usage_count = 0
     recent = first_attempts = 0
@@ -115,8 +119,11 @@ def _summed(group: list[LLMCallRecord], sketch: LatencySketch) -> tuple[tuple[An
         success, latency, _, usage, cost = record[11:16]
         if success:
             successes += 1
+        if success or timed_out(record):
             latency_ms += latency
             sketch.add(latency)
+        elif record.error_class == ErrorClass.CANCELLED:
+            latency_ms += latency
         if cost is not None:
             cost_nanos += cost
             cost_count += 1
@@ -131,54 +138,14 @@ def _summed(group: list[LLMCallRecord], sketch: LatencySketch) -> tuple[tuple[An
     return (len(group), successes, latency_ms, cost_nanos, cost_count, *tokens), recent, first_attempts
 
 
+def _list_cost(group: list[LLMCallRecord]) -> int:
+    return sum(record.list_cost_nanos or 0 for record in group)
+
+
 def _totals(sums: list[tuple[Any, ...]]) -> tuple[int, ...]:
     """The sums of ``_TOTALS`` over all groups of a bucket."""
-    attempts, successes, _, cost_nanos, cost_count, input_tokens, output_tokens, _, calls = (
+    attempts, successes, _, cost_nanos, cost_count, input_tokens, output_tokens, _, calls, listed = (
         sum(column) for column in zip(*sums, strict=True)
     )
     failed, unknown_cost = attempts - successes, attempts - cost_count
-    return calls, attempts, failed, input_tokens, output_tokens, cost_nanos, unknown_cost
-
-
-def apply_outcome(connection: sqlite3.Connection, outcome: Outcome) -> OutcomeTarget | None:
-    """Store an outcome and correct the roll-up of its call, within the caller's transaction.
-
-    The attempt it is about is the one that answered, else the last one. A call whose transport
-    failed stays a failure. As in ``PerformanceStats.correct``, the newest of the last 20 results
-    that differs is taken for the one that changed.
-    """
-    row = connection.execute(
-        SELECT_ATTEMPTS + "WHERE call_id = ? ORDER BY success DESC, position DESC, number DESC LIMIT 1",
-        (outcome.call_id,),
-    ).fetchone()
-    if row is None:
-        return None
-    record = attempt_from_row(row)
-    earlier = connection.execute(
-        "SELECT success FROM outcomes WHERE call_id = ?", (outcome.call_id,)
-    ).fetchone()
-    previous = None if earlier is None else bool(earlier[0])
-    connection.execute(
-        "INSERT INTO outcomes (call_id, at, success, score) VALUES (?, ?, ?, ?) ON CONFLICT (call_id) "
-        "DO UPDATE SET at = excluded.at, success = excluded.success, score = excluded.score",
-        (outcome.call_id, outcome.at, outcome.success, outcome.score),
-    )
-    before = record.success and previous is not False
-    after = record.success and outcome.success
-    if before != after:
-        _correct(connection, record, row[-1], success=after)
-    return OutcomeTarget(record, previous)
-
-
-def _correct(connection: sqlite3.Connection, record: LLMCallRecord, cell: int, *, success: bool) -> None:
-    key = (int(record.at // BUCKET_SECONDS), cell)
-    recent, count = connection.execute(
-        "SELECT recent, recent_count FROM rollups WHERE bucket = ? AND cell = ?", key
-    ).fetchone()
-    flipped = next((1 << place for place in range(count) if bool(recent >> place & 1) is success), 0)
-    change = 1 if success else -1
-    connection.execute(
-        "UPDATE rollups SET successes = successes + ?, latency_ms_sum = latency_ms_sum + ?, recent = ? "
-        "WHERE bucket = ? AND cell = ?",
-        (change, change * record.latency_ms, recent ^ flipped, *key),
-    )
+    return calls, attempts, failed, input_tokens, output_tokens, cost_nanos, unknown_cost, listed

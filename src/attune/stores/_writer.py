@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from attune.errors import StoreError
 from attune.models.state import Fact
-from attune.models.telemetry import DecisionRecord, LLMCallRecord
+from attune.models.telemetry import DecisionRecord, LLMCallRecord, Outcome
 from attune.stores._batch import CellNumbers, write_records
 from attune.stores._leases import Settlement
 from attune.stores._rollups import register_functions
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from attune.stores._retention import Retention
 
-Record: TypeAlias = LLMCallRecord | DecisionRecord | Fact | Settlement
+Record: TypeAlias = LLMCallRecord | DecisionRecord | Outcome | Fact | Settlement
 
 LINGER_SECONDS = 0.03
 """How long a record waits for others to share its commit; with the commit itself it stays under

@@ -12,18 +12,27 @@ import sqlite3
 import time
 import weakref
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from attune.errors import InvalidRequestError, StoreError
 from attune.models.performance import BUCKET_SECONDS
 from attune.models.state import LedgerTotals, RollupRow
-from attune.stores._codec import SELECT_ATTEMPTS, SELECT_DECISIONS, attempt_from_row, decision_from_row
+from attune.stores._codec import (
+    SELECT_ATTEMPTS,
+    SELECT_DECISIONS,
+    SELECT_OLDER_ATTEMPTS,
+    attempt_from_row,
+    decision_from_row,
+)
 from attune.stores._facts import read_facts
 from attune.stores._leases import Lease, Settlement, reserve, used
+from attune.stores._policy_sums import add_sums, read_sums
 from attune.stores._schema import (
     Durability,
     check_readable,
+    has_labels,
     is_corruption,
     open_reader,
     open_writer,
@@ -31,7 +40,7 @@ from attune.stores._schema import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from attune.models.state import Fact, KeyRecord, OutcomeTarget
     from attune.models.telemetry import DecisionRecord, LLMCallRecord, Outcome
@@ -48,13 +57,13 @@ _LARGEST = 2**63 - 1
 _SELECT_TOTALS = (
     "SELECT coalesce(sum(calls), 0), coalesce(sum(attempts), 0), coalesce(sum(failed_attempts), 0),"
     "coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0), coalesce(sum(cost_nanos), 0),"
-    "coalesce(sum(unknown_cost_attempts), 0) FROM totals WHERE bucket >= ?"
+    "coalesce(sum(unknown_cost_attempts), 0){listed} FROM totals WHERE bucket >= ?"
 )
 
 _SELECT_ROLLUPS = (
     "SELECT bucket, workflow, stage, task_type, provider, model_id, tier, calls, successes,"
     "latency_ms_sum, cost_nanos_sum, cost_count, input_tokens_sum, output_tokens_sum, usage_count,"
-    "latency_bins, recent, recent_count "
+    "latency_bins, recent, recent_count{labels} "
     "FROM rollups JOIN cells ON cells.id = cell WHERE bucket >= :since "
 )
 
@@ -64,6 +73,8 @@ _OF_MOST_RECENT_CELLS = (
     "SELECT cell, max(bucket) AS newest, calls FROM rollups WHERE bucket >= :since GROUP BY cell "
     "ORDER BY newest DESC, calls DESC, cell DESC LIMIT :most))) "
 )
+
+_LABELS = ", labelled, label_sum, judged, passed, drawn, drawn_sum"
 
 T = TypeVar("T")
 
@@ -90,8 +101,10 @@ class SqliteReader:
 
     def totals(self, since: float = 0.0) -> LedgerTotals:
         """Sums since the start of the bucket that holds ``since`` (UTC epoch seconds)."""
-        row = self._row(_SELECT_TOTALS, int(since // BUCKET_SECONDS))
-        return LedgerTotals._make(row or ())
+        with self._reading() as connection:
+            listed = ", coalesce(sum(list_cost_nanos), 0)" if has_labels(connection) else ""
+            found = connection.execute(_SELECT_TOTALS.format(listed=listed), (int(since // BUCKET_SECONDS),))
+            return LedgerTotals(*found.fetchone())
 
     def rollups(self, since_bucket: int, *, max_cells: int | None = None) -> Iterator[RollupRow]:
         """The rows of ``bucket >= since_bucket``, oldest bucket first, read as they are asked for.
@@ -102,8 +115,10 @@ class SqliteReader:
         chosen = "" if max_cells is None else _OF_MOST_RECENT_CELLS
         values = {"since": since_bucket, "most": max_cells}
         with self._reading() as connection:
-            rows = connection.execute(f"{_SELECT_ROLLUPS}{chosen}ORDER BY bucket", values)
-            yield from map(RollupRow._make, rows)
+            labels = _LABELS if has_labels(connection) else ""
+            select = _SELECT_ROLLUPS.format(labels=labels)
+            rows = connection.execute(f"{select}{chosen}ORDER BY bucket", values)
+            yield from starmap(RollupRow, rows)
 
     def chains(self, since: float, until: float) -> Iterator[CallChain]:
         """The calls decided in ``since <= at < until`` (UTC epoch seconds), read as they are asked for."""
@@ -111,6 +126,20 @@ class SqliteReader:
 
         with self._reading() as connection:
             yield from read_chains(connection, since, until)
+
+    def outcomes(self, call_id: str) -> list[Outcome]:
+        """What was said of the answers of one call, the oldest first."""
+        from attune.stores._chains import read_outcomes
+
+        with self._reading() as connection:
+            return read_outcomes(connection, call_id)
+
+    def recent_decisions(self, limit: int) -> list[tuple[DecisionRecord, float | None]]:
+        """The newest decisions, oldest first, each with the USD of its attempts, if that is known."""
+        from attune.stores._chains import read_recent
+
+        with self._reading() as connection:
+            return read_recent(connection, limit)
 
     def facts(self) -> list[Fact]:
         """All facts that still hold now, those cleared within the last hour, and breaker trips that
@@ -123,6 +152,18 @@ class SqliteReader:
         """Spent plus reserved since ``window_start``."""
         with self._reading() as connection:
             return used(connection, resource, window_start)
+
+    def spent_by_account(self, since: float) -> dict[str, int]:
+        """The known costs of the calls since a time (UTC epoch seconds), by the key whose they were."""
+        from attune.stores._keys import spent_by_account
+
+        with self._reading() as connection:
+            return spent_by_account(connection, since)
+
+    def policy_sums(self, policy: str) -> dict[str, list[float]]:
+        """What a policy (with its version) has learned in all processes, as sums by name."""
+        with self._reading() as connection:
+            return read_sums(connection, policy) if has_labels(connection) else {}
 
     def all_keys(self) -> list[KeyRecord]:
         """Every key of the gateway, also the revoked and the expired, the oldest first."""
@@ -140,7 +181,8 @@ class SqliteReader:
 
     def _attempts(self, clause: str, value: Any) -> list[LLMCallRecord]:
         with self._reading() as connection:
-            rows = connection.execute(SELECT_ATTEMPTS + clause, (value,))
+            select = SELECT_ATTEMPTS if has_labels(connection) else SELECT_OLDER_ATTEMPTS
+            rows = connection.execute(select + clause, (value,))
             return [attempt_from_row(row) for row in rows]
 
     def _row(self, statement: str, value: Any) -> tuple[Any, ...] | None:
@@ -236,12 +278,17 @@ class SqliteStore(SqliteReader):
         """Take a fact, like ``append_decision``."""
         self._writer.put(fact)
 
+    def append_outcome(self, outcome: Outcome) -> None:
+        """Take an outcome, like ``append_decision``; roll-ups are corrected in the same transaction."""
+        self._writer.put(outcome)
+
     def record_outcome(self, outcome: Outcome) -> OutcomeTarget | None:
         """Store an outcome at once and correct the roll-ups; ``None`` for an unknown call.
 
-        Sees everything appended before. An outcome of a call that had one replaces it.
+        Sees everything appended before. The caller's replaces what the caller had said of the same attempt
+        before, and counts instead of a validator's; both are kept.
         """
-        from attune.stores._rollups import apply_outcome
+        from attune.stores._outcomes import apply_outcome
 
         return self._do(partial(apply_outcome, outcome=outcome))
 
@@ -284,6 +331,10 @@ class SqliteStore(SqliteReader):
         from attune.stores._keys import revoke_key
 
         return self._do(partial(revoke_key, key_id=key_id, at=at))
+
+    def add_policy_sums(self, policy: str, changes: Mapping[str, list[float]]) -> dict[str, list[float]]:
+        """Add at once to what a policy has learned; all of it, with this."""
+        return self._do(partial(add_sums, policy=policy, changes=changes))
 
     def prune(self, before: float) -> None:
         """Delete decisions, attempts and outcomes of before a time (UTC epoch seconds); keep roll-ups."""

@@ -16,7 +16,7 @@ from attune.models.executor import (
     ThinkingDelta,
     ToolCallDelta,
 )
-from attune.models.request import ImagePart, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
+from attune.models.request import ForcedTool, ImagePart, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
 from attune.models.telemetry import TokenUsage
 from attune.wire.conversation import portable
 from attune.wire.decoder import StreamDecoder, events_of
@@ -149,7 +149,7 @@ def _tools(request: LLMRequest) -> dict[str, Any]:
             return {"tools": tools}
         case "auto" | "none" | "required":
             return {"tools": tools, "tool_choice": request.tool_choice}
-        case name:
+        case ForcedTool(name) | name:
             return {"tools": tools, "tool_choice": {"type": "function", "function": {"name": name}}}
 
 

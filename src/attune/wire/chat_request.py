@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from attune.models.request import (
+    ForcedTool,
     ImagePart,
     LLMRequest,
     Message,
     OutputFormat,
-    Source,
     TextPart,
     Tool,
     ToolCallPart,
@@ -165,7 +165,7 @@ def read(body: bytes) -> Asked:
         stop=(asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ()),
         thinking_tokens=THINKING_TOKENS.get(asked.reasoning_effort or ""),
         stream=asked.stream is True,
-        source=Source("chat", fields, *notes.both),
+        source=notes.source("chat", fields),
     )
     return Asked(asked.model, request)
 
@@ -250,7 +250,7 @@ def _tool_choice(given: str | _ToolChoice | None, notes: Notes) -> ToolChoice | 
     if given is None or isinstance(given, str):
         return given
     if given.function is not None and given.function.name:
-        return given.function.name
+        return ForcedTool(given.function.name)
     notes.unread("tool_choice of type", given.type)
     return None
 

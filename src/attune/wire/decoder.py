@@ -14,6 +14,7 @@ from attune.models.executor import (
     TextDelta,
     ThinkingDelta,
     ToolCallDelta,
+    Working,
 )
 from attune.models.telemetry import TokenUsage
 from attune.wire.errors import MALFORMED
@@ -41,6 +42,7 @@ _KINDS: dict[type, EventKind] = {
     ToolCallDelta: EventKind.CONTENT,
     TokenUsage: EventKind.USAGE,
     Terminal: EventKind.TERMINAL,
+    Working: EventKind.PING,
     type(None): EventKind.PING,
 }
 

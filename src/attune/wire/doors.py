@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 import msgspec
 
 from attune.errors import InvalidRequestError
+from attune.models.call_checks import MAX_NAME_CHARS
 from attune.models.executor import EventKind
-from attune.models.request import MAX_NAME_CHARS
+from attune.models.request import Source
 from attune.wire.conversation import json_object
 from attune.wire.door_errors import ErrorAnswer, fault_of, headers_of, relayed_body
 from attune.wire.errors import MALFORMED
 from attune.wire.redaction import one_line
 from attune.wire.steps import STEP
+from attune.wire.weights import unread_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -110,10 +112,10 @@ class Notes:
             if getattr(struct, name) is not msgspec.UNSET:
                 self.hint(name)
 
-    @property
-    def both(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """What is unread, and the hints."""
-        return tuple(self._unread), tuple(self._hints)
+    def source(self, protocol: str, fields: Mapping[str, Any]) -> Source:
+        """The request as it came, with what was noted of it and what the unread may cost."""
+        tokens = unread_tokens(fields) if self._unread else 0
+        return Source(protocol, fields, tuple(self._unread), tuple(self._hints), unread_tokens=tokens)
 
 
 class JSONObject(Mapping[str, Any]):

@@ -15,8 +15,9 @@ from attune.models.executor import (
     TextDelta,
     ThinkingDelta,
     ToolCallDelta,
+    Working,
 )
-from attune.models.request import ImagePart, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
+from attune.models.request import ForcedTool, ImagePart, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
 from attune.models.telemetry import TokenUsage
 from attune.wire.conversation import portable
 from attune.wire.decoder import StreamDecoder, events_of
@@ -106,7 +107,7 @@ def instructions(request: LLMRequest, version: tuple[int, int]) -> Iterator[str]
                 pass
             case "required":
                 yield "Answer by calling one of the tools."
-            case name:
+            case ForcedTool(name) | name:
                 yield f"Answer by calling the tool {name}."
 
 
@@ -134,7 +135,8 @@ def _tools(request: LLMRequest, version: tuple[int, int]) -> dict[str, Any]:
         return {"tools": tools, "tool_choice": {"type": "none" if choice == "none" else "auto"}}
     if choice == "required":
         return {"tools": tools, "tool_choice": {"type": "any"}}
-    return {"tools": tools, "tool_choice": {"type": "tool", "name": choice}}
+    name = choice.name if isinstance(choice, ForcedTool) else choice
+    return {"tools": tools, "tool_choice": {"type": "tool", "name": name}}
 
 
 def _messages(request: LLMRequest, provider: str) -> list[dict[str, Any]]:
@@ -145,9 +147,7 @@ def _messages(request: LLMRequest, provider: str) -> list[dict[str, Any]]:
 
 def _thinking_was_lost(messages: list[dict[str, Any]]) -> bool:
     """Whether the last thing the model did was to call a tool, and its thinking before that is not there."""
-    last: list[dict[str, Any]] = next(
-        (m["content"] for m in reversed(messages) if m["role"] == "assistant"), []
-    )
+    last: list[Any] = next((m["content"] for m in reversed(messages) if m["role"] == "assistant"), [])
     calls = any(block["type"] == "tool_use" for block in last)
     return calls and last[0]["type"] not in {"thinking", "redacted_thinking"}
 
@@ -299,8 +299,8 @@ class _Content:
                     self._without_input.add(index)
                     arguments = ""
                 return ToolCallDelta(place, block.id or "", block.name or "", arguments)
-            case _:
-                return None
+            case _:  # a tool of the service's own and what it found, or a thought that is not shown
+                return Working()
 
     def continued(self, index: int, delta: _Delta) -> Payload:
         match delta.type:
@@ -313,8 +313,8 @@ class _Content:
             case "input_json_delta" if index in self._place_of and delta.partial_json:
                 self._without_input.discard(index)
                 return ToolCallDelta(self._place_of[index], arguments=delta.partial_json)
-            case _:
-                return None
+            case kind:
+                return Working() if kind == "input_json_delta" and index not in self._place_of else None
 
     def stopped(self, index: int) -> Payload:
         self._open_calls.discard(index)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from attune.models.request import (
+    ForcedTool,
     ImagePart,
     LLMRequest,
     Message,
     OutputFormat,
-    Source,
     TextPart,
     ThinkingPart,
     Tool,
@@ -144,7 +144,7 @@ def read(body: bytes) -> Asked:
         stop=tuple(asked.stop_sequences or ()),
         thinking_tokens=_thinking_tokens(asked, notes),
         stream=asked.stream is True,
-        source=Source("messages", fields, *notes.both),
+        source=notes.source("messages", fields),
     )
     return Asked(asked.model, request)
 
@@ -242,7 +242,7 @@ def _tool_choice(given: _ToolChoice | None, notes: Notes) -> ToolChoice | None:
         case "any":
             return "required"
         case "tool":
-            return given.name
+            return ForcedTool(given.name)
         case kind:
             notes.unread("tool_choice of type", kind)
             return None

@@ -10,10 +10,10 @@ all        stream                 as ``LLMRequest.stream`` says
 all        the output limit       at most what the model can give
 chat       stream_options         with ``include_usage`` in a stream, left out without one
 chat       max_tokens, max_c...   under the name that the service knows
-chat       temperature, ...       left out for OpenAI's reasoning models (``_REASONING_REJECTS``)
+chat       temperature, ...       left out for OpenAI's reasoning models (``rejected``)
 chat       reasoning_effort       "none" beside tools, for OpenAI's models from 5.4 on
 chat       messages               with Google's stand-in where its model demands a call's signature
-messages   temperature, ...       left out for Claude from 4.7 on (``_SAMPLING``)
+messages   temperature, ...       left out for Claude from 4.7 on (``rejected``)
 messages   tool_choice, system    from Claude 5.1 on a forced tool is asked for in the system prompt
 messages   thinking,              by effort for Claude from 4.7 on, by budget before 4.6
            output_config
@@ -33,7 +33,7 @@ import msgspec
 from attune.errors import CallerError, InvalidRequestError
 from attune.models.request import ThinkingPart
 from attune.wire import chat, messages, responses
-from attune.wire.carrying import TOOLS_WITHOUT_THOUGHT_FROM, carried
+from attune.wire.carrying import TOOLS_WITHOUT_THOUGHT_FROM, adaptive_budget, carried, rejected
 from attune.wire.encoder import effort, openai_version, to_json
 from attune.wire.errors import MALFORMED
 from attune.wire.seal import unseal
@@ -46,12 +46,6 @@ if TYPE_CHECKING:
     from attune.wire.errors import ErrorMapper
 
 __all__ = ["chat_body", "messages_body", "own_headers", "responses_body"]
-
-_REASONING_REJECTS = (
-    *("temperature", "top_p", "presence_penalty", "frequency_penalty", "stop"),
-    *("logprobs", "top_logprobs", "logit_bias"),
-)
-_SAMPLING = ("temperature", "top_p", "top_k")
 
 Fields = dict[str, Any]
 _Write = TypeVar("_Write", bound="Callable[..., bytes]")
@@ -84,10 +78,9 @@ def chat_body(
     _rename_limit(fields, limit_field)
     _cap(fields, limit_field, model)
     version = openai_version(model.id)
-    if version is not None:
-        _leave_out(fields, *_REASONING_REJECTS)
-        if request.tools and version >= TOOLS_WITHOUT_THOUGHT_FROM:
-            fields["reasoning_effort"] = "none"
+    _leave_out(fields, *rejected("chat", model.id))
+    if request.tools and version is not None and version >= TOOLS_WITHOUT_THOUGHT_FROM:
+        fields["reasoning_effort"] = "none"
     if chat.SIGNS_ITS_CALLS.match(model.id):
         fields["messages"] = _with_signatures(fields["messages"])
     options = msgspec.json.decode(fields.pop("stream_options", b"null")) or {}
@@ -104,8 +97,7 @@ def messages_body(request: LLMRequest, model: ModelInfo, *, provider: str, error
         return messages.encode(request, model, provider=provider, errors=errors)
     _cap(fields, "max_tokens", model)
     version = messages.claude_version(model.id)
-    if version >= messages.NO_SAMPLING_FROM:
-        _leave_out(fields, *_SAMPLING)
+    _leave_out(fields, *rejected("messages", model.id))
     if version >= messages.NO_FORCED_TOOLS_FROM:
         _unforce_tools(fields, request, version)
     if version != (0, 0):
@@ -122,8 +114,7 @@ def responses_body(request: LLMRequest, model: ModelInfo, *, errors: ErrorMapper
     if fields is None:
         return responses.encode(request, model, errors=errors)
     _cap(fields, "max_output_tokens", model)
-    if openai_version(model.id) is not None:
-        _leave_out(fields, "temperature", "top_p")
+    _leave_out(fields, *rejected("responses", model.id))
     if _has_foreign_reasoning(request):
         items = msgspec.json.decode(fields["input"], type=list[msgspec.Raw])
         fields["input"] = [item for item in items if not _is_foreign(item)]
@@ -217,8 +208,7 @@ def _fit_thinking(fields: Fields, request: LLMRequest, version: tuple[int, int])
         _leave_out(fields, "output_config", "thinking")
         if config:
             fields["output_config"] = config
-        budget = min(request.thinking_tokens, (request.max_output_tokens or 0) - 1)
-        if budget >= _LEAST_BUDGET:
+        if budget := adaptive_budget(request):
             fields["thinking"] = {"type": "enabled", "budget_tokens": budget}
 
 
@@ -229,7 +219,6 @@ class _Signed(msgspec.Struct):
 
 
 _decode_signed = msgspec.json.Decoder(_Signed).decode
-_LEAST_BUDGET = 1024  # a smaller one is rejected
 
 
 def _is_foreign(raw: msgspec.Raw) -> bool:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from attune.models.executor import Meta, Payload, StreamEvent, Terminal
-from attune.models.request import ImagePart, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
+from attune.models.executor import Meta, Payload, StreamEvent, Terminal, Working
+from attune.models.request import ForcedTool, ImagePart, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
 from attune.models.telemetry import TokenUsage
 from attune.wire.conversation import portable
 from attune.wire.decoder import StreamDecoder, events_of
@@ -137,7 +137,7 @@ def _tools(request: LLMRequest) -> dict[str, Any]:
             return {"tools": tools}
         case "auto" | "none" | "required":
             return {"tools": tools, "tool_choice": request.tool_choice}
-        case name:
+        case ForcedTool(name) | name:
             return {"tools": tools, "tool_choice": {"type": "function", "name": name}}
 
 
@@ -176,6 +176,9 @@ class _Response(msgspec.Struct):
     error: msgspec.Raw = msgspec.Raw(b"null")
 
 
+_NO_RESPONSE = msgspec.Raw(b"{}")
+
+
 class _Event(msgspec.Struct):
     """What is raw is read only in the events that are known."""
 
@@ -184,7 +187,7 @@ class _Event(msgspec.Struct):
     summary_index: int = 0
     delta: Any = None
     item: msgspec.Raw = msgspec.Raw(b"{}")
-    response: msgspec.Raw = msgspec.Raw(b"{}")
+    response: msgspec.Raw = _NO_RESPONSE
 
 
 _decode_event = msgspec.json.Decoder(_Event).decode
@@ -261,10 +264,14 @@ class ResponsesDecoder(StreamDecoder):
                 return self._failed(_decode_response(event.response))
             case "error":
                 raise self._errors.from_event(block.data)
+            case kind if "_call" in kind and "function_call" not in kind:  # a tool of the service's own
+                return (Working(),)
             case _:
                 return ()
 
     def _ended(self, event: _Event) -> Sequence[Payload]:
+        if event.response is _NO_RESPONSE:
+            raise self._errors.broken("the end of the answer has no response")
         response = _decode_response(event.response)
         response.status = event.type.removeprefix("response.")
         return tuple(_ending(response, self._output))

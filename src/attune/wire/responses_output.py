@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from attune.models.executor import Payload, TextDelta, ThinkingDelta, ToolCallDelta
+from attune.models.executor import Payload, TextDelta, ThinkingDelta, ToolCallDelta, Working
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -62,7 +62,7 @@ class Output:
         """An item is announced; a tool call begins with that."""
         item = _read_item(raw)
         if item.type != "function_call":
-            return None
+            return None if item.type == "message" else Working()
         place = self._place_of_call[index] = self._calls
         self._calls += 1
         return ToolCallDelta(place, item.call_id or "", item.name or "")
@@ -106,6 +106,8 @@ class Output:
             case "message" if whole:
                 for part in item.content or ():
                     yield self.text(index, part.text or part.refusal, refusal=part.type == "refusal")
+            case "":
+                yield Working()
 
     def rest(self, items: Sequence[msgspec.Raw]) -> Iterator[Payload]:
         """What of the whole output, as the end repeats it, did not come before.

@@ -9,11 +9,11 @@ import msgspec
 
 from attune.errors import InvalidRequestError
 from attune.models.request import (
+    ForcedTool,
     ImagePart,
     LLMRequest,
     Message,
     OutputFormat,
-    Source,
     TextPart,
     ThinkingPart,
     Tool,
@@ -138,7 +138,7 @@ def read(body: bytes) -> Asked:
         temperature=asked.temperature,
         thinking_tokens=_thinking_tokens(asked.reasoning, notes),
         stream=asked.stream is True,
-        source=Source("responses", fields, *notes.both),
+        source=notes.source("responses", fields),
     )
     return Asked(asked.model, request)
 
@@ -244,7 +244,7 @@ def _tool_choice(given: str | _ToolChoice | None, notes: Notes) -> ToolChoice | 
     if given is None or isinstance(given, str):
         return given
     if given.type == "function" and given.name:
-        return given.name
+        return ForcedTool(given.name)
     notes.unread("tool_choice of type", given.type)
     return None
 

@@ -1,13 +1,14 @@
 """One JSON body from a stream of the same protocol, with everything that was in the stream.
 
 ``Door.body`` writes what an ``LLMResponse`` holds: text, reasoning, tool calls. The answer of a provider that
-speaks the client's protocol may hold more, and is put together here.
+speaks the client's protocol may hold more, and is put together here. It is as lenient as the decoders are:
+what they take for a complete answer is recorded as a success, so a body has to come of it.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import msgspec
 
@@ -28,8 +29,8 @@ _DATA_LINE = re.compile(rb"[\r\n]data")
 _WORDS = {"id", "type", "role", "name", "finish_reason", "object", "index"}
 """Texts that come whole; every other text comes in pieces."""
 
-_INPUT = "partial_json"
-"""Where the pieces of a tool's input wait."""
+_BLOCKS = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "thinking"}
+"""The type of a block that never began, by the first delta of it that says something."""
 
 
 class WholeBody:
@@ -37,24 +38,21 @@ class WholeBody:
 
     def __init__(self, protocol: str) -> None:
         self._body: dict[str, Any] = {}
-        self._take: Callable[[dict[str, Any]], None] = {
-            "chat": self._chunk,
-            "messages": self._message,
-            "responses": self._response,
-            "embeddings": self._response,  # which never come in pieces
-        }[protocol]
+        self._take = _TAKES[protocol]
         self._plain = b""
 
     def feed(self, event: StreamEvent) -> None:
         """Take in one event. Raises ``StreamBrokenError`` for one that does not fit those before it."""
+        if not event.raw:
+            return
         if event.kind is not EventKind.PING and _is_json(event.raw):  # a provider that does not stream
             self._plain = event.raw
             return
         for block in SSEParser().feed(event.raw):
-            if not block.data.startswith(b"{"):
+            if not block.data.lstrip().startswith(b"{"):
                 continue
             try:
-                self._take(msgspec.json.decode(block.data))
+                self._take(self, msgspec.json.decode(block.data))
             except (*MALFORMED, LookupError, TypeError, AttributeError):
                 raise StreamBrokenError("an event of the answer does not fit those before it") from None
 
@@ -64,20 +62,22 @@ class WholeBody:
 
     def _response(self, event: dict[str, Any]) -> None:
         if event.get("type") in {"response.completed", "response.incomplete"}:
-            self._body = event["response"]
+            self._body = event.get("response") or {}
 
     def _message(self, event: dict[str, Any]) -> None:
+        content, place = self._body.setdefault("content", _Numbered()), event.get("index", 0)
         match event:
             case {"type": "message_start", "message": dict(message)}:
-                self._body = {**message, "content": _Numbered()}
-            case {"type": "content_block_start", "index": place, "content_block": dict(block)}:
-                self._body["content"][place] = _merged({}, block)
-            case {"type": "content_block_delta", "index": place, "delta": dict(delta)}:
-                _add_delta(self._body["content"][place], delta)
+                self._body = {**message, "content": content}
+            case {"type": "content_block_start", "content_block": dict(block)}:
+                content[place] = _merged({}, block)
+            case {"type": "content_block_delta", "delta": dict(delta)}:
+                if place in content or delta.get("type") in _BLOCKS:
+                    _add_delta(content.setdefault(place, {"type": _BLOCKS.get(delta["type"])}), delta)
             case {"type": "message_delta", "delta": dict(delta)}:
                 said = {name: each for name, each in (event.get("usage") or {}).items() if each is not None}
                 usage = {**(self._body.get("usage") or {}), **said}
-                self._body |= {**delta, "usage": usage}
+                self._body |= {**delta, "content": content, "usage": usage}
 
     def _chunk(self, chunk: dict[str, Any]) -> None:
         choices = self._body.setdefault("choices", _Numbered())
@@ -90,6 +90,15 @@ class WholeBody:
         self._body |= {**head, "object": "chat.completion"}
 
 
+# No attribute may hold a method of its own: what refers to itself stays until garbage is looked for.
+_TAKES: dict[str, Callable[[WholeBody, dict[str, Any]], None]] = {
+    "chat": WholeBody._chunk,
+    "messages": WholeBody._message,
+    "responses": WholeBody._response,
+    "embeddings": WholeBody._response,  # which never come in pieces
+}
+
+
 def _is_json(raw: bytes) -> bool:
     """Whether it is a body, and no event: one with data has a line that no JSON can have."""
     return raw.lstrip().startswith(b"{") and not _DATA_LINE.search(raw)
@@ -99,8 +108,20 @@ class _Pieces(list[str]):
     """A text that is still growing."""
 
 
+class _Input(list[str]):
+    """The pieces of a tool's input."""
+
+
 class _Numbered(dict[int, Any]):
     """A list that grows at any of its places."""
+
+
+class _Calls(_Numbered):
+    """The calls so far, and which of them an index means."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place_of: dict[int, int] = {}
 
 
 def _merged(so_far: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
@@ -116,9 +137,9 @@ def _grown(so_far: Any, name: str, more: Any) -> Any:
         pieces = so_far if isinstance(so_far, _Pieces) else _Pieces()
         pieces.append(more)
         return pieces
-    if isinstance(more, list) and name == "tool_calls":
-        return _with_calls(so_far if isinstance(so_far, _Numbered) else _Numbered(), more)
-    if isinstance(more, list) and isinstance(so_far, list):
+    if isinstance(more, list) and name == "tool_calls" and all(isinstance(call, dict) for call in more):
+        return _with_calls(so_far if isinstance(so_far, _Calls) else _Calls(), more)
+    if isinstance(more, list) and _is_list(so_far):
         so_far.extend(more)
         return so_far
     if isinstance(more, dict):
@@ -126,9 +147,19 @@ def _grown(so_far: Any, name: str, more: Any) -> Any:
     return more
 
 
-def _with_calls(calls: _Numbered, more: list[dict[str, Any]]) -> _Numbered:
-    for call in more:
-        place = call.get("index") or 0
+def _is_list(value: Any) -> TypeGuard[list[Any]]:
+    """Whether it is a list as it came."""
+    return isinstance(value, list) and not isinstance(value, _Pieces | _Input)
+
+
+def _with_calls(calls: _Calls, more: list[dict[str, Any]]) -> _Calls:
+    for position, call in enumerate(more):
+        index = call.get("index")
+        index = index if isinstance(index, int) else position
+        place = calls.place_of.get(index)
+        # As for ``ChatDecoder``: a new id begins a new call, whatever the index.
+        if place is None or (call.get("id") and call["id"] != calls[place].get("id")):
+            place = calls.place_of[index] = len(calls)
         _merged(calls.setdefault(place, {}), {name: each for name, each in call.items() if name != "index"})
     return calls
 
@@ -136,9 +167,12 @@ def _with_calls(calls: _Numbered, more: list[dict[str, Any]]) -> _Numbered:
 def _add_delta(block: dict[str, Any], delta: dict[str, Any]) -> None:
     match delta:
         case {"type": "input_json_delta", "partial_json": str(text)}:
-            block.setdefault(_INPUT, []).append(text)
+            if not isinstance(block.get("input"), _Input):
+                block["input"] = _Input()
+            block["input"].append(text)
         case {"type": "citations_delta", "citation": citation}:
-            block["citations"] = [*(block.get("citations") or ()), citation]
+            so_far = block.get("citations")
+            block["citations"] = [*(so_far if _is_list(so_far) else ()), citation]
         case _:
             _merged(block, {name: each for name, each in delta.items() if name != "type"})
 
@@ -149,8 +183,8 @@ def _whole(value: Any) -> Any:
         return "".join(value)
     if isinstance(value, _Numbered):
         return [_whole(value[place]) for place in sorted(value)]
+    if isinstance(value, _Input):
+        return tool_input("".join(value))
     if isinstance(value, dict):
-        pieces = value.pop(_INPUT, None)
-        whole = {name: _whole(each) for name, each in value.items()}
-        return whole if pieces is None else whole | {"input": tool_input("".join(pieces))}
+        return {name: _whole(each) for name, each in value.items()}
     return value

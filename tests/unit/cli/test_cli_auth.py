@@ -56,13 +56,13 @@ def test_status_names_credentials_and_never_their_values(attune, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
     _, out = attune("auth", "status")
     assert "openai api_key (environment OPENAI_API_KEY)" in out
-    assert "openai api_key for gpt-6.1-terra would pay (there is no subscription plan)" in out
+    assert "openai api_key for gpt-6.1-terra would pay (the strategy names no plan)" in out
     (credential,) = attune.json("auth", "status")["credentials"]
     assert credential["reference"] == "env:OPENAI_API_KEY"
     assert CANARY not in out + str(credential)
 
 
-def test_status_says_which_work_goes_where_and_what_pays_until_subscriptions_are_served(attune, monkeypatch):
+def test_status_says_which_work_goes_where_and_what_pays_until_the_plan_is_enrolled(attune, monkeypatch):
     monkeypatch.setenv("ANTHROPIC_API_KEY", CANARY)
     pays = attune.json("auth", "status", "--plan", "max")["pays"]
     assert [(each["work"], each["recommended"]) for each in pays] == [
@@ -71,7 +71,7 @@ def test_status_says_which_work_goes_where_and_what_pays_until_subscriptions_are
         ("large", "subscription"),
     ]
     assert {each["credential"] for each in pays} == {"api_key"}
-    assert "but this version executes on API keys" in pays[1]["summary"]
+    assert 'but no plan is enrolled: add [providers.claude] with kind = "claude_sub' in pays[1]["summary"]
     assert "anthropic api_key for claude-sonnet-5-5 would pay" in pays[1]["summary"]
 
 
@@ -271,13 +271,13 @@ def test_recommend_counts_real_tokens_and_prices_both_ways(attune):
     _, out = attune("auth", "recommend", str(file), "--plan", "max")
     assert "recommended: subscription (large work goes to the max plan)" in out
     assert "but" not in out
-    assert "executes on API keys and local models" in out
+    assert "no plan is enrolled: add [providers.claude]" in out
 
 
 @pytest.mark.parametrize(
     ("options", "mode", "why"),
     [
-        ((), "api", "there is no subscription plan"),
+        ((), "api", "the strategy names no plan"),
         (("--plan", "max", "--no-prefer-subscription"), "api", "the subscription is not preferred"),
         (("--plan", "max"), "api", "small work goes to the API"),
         (("--mode", "subscription"), "subscription", "the mode is set to subscription"),
@@ -320,7 +320,7 @@ def test_a_file_that_is_no_use_is_one_clear_line(attune, content, says):
 
 
 def test_a_folder_a_device_and_an_impossible_name_are_one_clear_line(attune):
-    for name, says in ((str(attune.home), "is a folder"), ("/dev/zero", "not a regular file"), ("a\0b", "")):
+    for name, says in (("/dev/zero", "not a regular file"), ("a\0b", "")):
         assert attune("auth", "recommend", name)[0] == 2
         assert says in attune.err
 
@@ -338,3 +338,41 @@ def test_the_commands_are_functions_that_take_any_object_with_the_options(attune
     assert cmd_auth_reset(SimpleNamespace(yes=True)) == 0
     assert saved(attune) is None
     assert "pro" in capsys.readouterr().out
+
+
+def test_recommend_for_a_folder_is_a_table_of_its_modules_with_a_total(attune, monkeypatch):
+    monkeypatch.setenv("ANTHROPIC_API_KEY", CANARY)
+    folder = attune.home / "src"
+    (folder / "deep").mkdir(parents=True)
+    (folder / ".git").mkdir()
+    (folder / "small.py").write_text("x = 1\n")
+    (folder / "deep" / "big.py").write_text("x = 1\n" * 3000)
+    (folder / "empty.py").write_text("")
+    (folder / "picture.png").write_bytes(b"\x89PNG\0")
+    (folder / ".git" / "config").write_text("hidden\n")
+    (folder / "again").symlink_to(folder)
+    found = attune.json("auth", "recommend", str(folder), "--plan", "max")
+    rows = {each["file"]: each for each in found["files"]}
+    assert list(rows) == [str(folder / "deep" / "big.py"), str(folder / "small.py")]
+    assert [each["mode"] for each in rows.values()] == ["subscription", "api"]
+    total = found["total"]
+    assert (total["files"], total["lines"], total["left_out"]) == (2, 3001, 2)
+    assert total["tokens"] == sum(each["tokens"] for each in rows.values())
+    assert total["api_usd"] == pytest.approx(sum(each["api"]["cost_usd"] for each in rows.values()))
+    assert total["recommended_usd"] == rows[str(folder / "small.py")]["api"]["cost_usd"]
+    _, out = attune("auth", "recommend", str(folder), "--plan", "max")
+    assert "2 files, 3,001 lines" in out
+    assert "2 left out: no text" in out
+    assert "no plan is enrolled" in out
+
+
+def test_a_folder_without_a_text_or_with_too_many_files_is_one_clear_line(attune, monkeypatch):
+    folder = attune.home / "src"
+    folder.mkdir()
+    assert attune("auth", "recommend", str(folder))[0] == 2
+    assert "has no text files" in attune.err
+    monkeypatch.setattr("attune.cli._auth_recommend_folder.MAX_FILES", 2)
+    for name in "abc":
+        (folder / name).write_text("x\n")
+    assert attune("auth", "recommend", str(folder))[0] == 2
+    assert "has more than 2 files; name a folder within it" in attune.err

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from attune.models.state import Fact, FactKind
+from attune.providers.secret import Secret
 from attune.stores.sqlite import SqliteStore
 
 KEY = "canary-not-a-secret"
@@ -70,6 +71,51 @@ def test_what_is_open_or_off_is_shown(attune, monkeypatch):
     code, found = checks(attune)
     assert code == 5
     assert "openai#api_key: it was refused" in found["breakers"]["detail"]
+
+
+def put_off(attune, key: str) -> None:
+    """The credential was refused with this key, as a running process tells it."""
+    now = time.time()
+    store = SqliteStore.open(attune.home / "data" / "ledger.db")
+    off = Fact(FactKind.CREDENTIAL_OFF, "openai#api_key", now + 60, now, "it was refused")
+    store.put_fact(off._replace(data=Secret(key, "env:OPENAI_API_KEY").fingerprint))
+    store.close()
+
+
+def test_a_credential_whose_key_was_replaced_since_it_went_off_can_pay(attune, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    put_off(attune, "the-old-one")
+    code, found = checks(attune)
+    assert (code, found["payment"]["state"]) == (0, "ok")
+    assert found["breakers"]["detail"] == (
+        "openai#api_key: it was refused; its key was replaced since, so it is tried at once"
+    )
+    (row,) = attune.json("breakers")["domains"]
+    assert (row["state"], row["until"], row["seconds_left"]) == ("closed: its key was replaced", None, 0.0)
+    assert "closed: its key was replaced" in attune("breakers")[1]
+    assert attune.json("auth", "status")["credentials"] is not None
+
+
+@pytest.mark.parametrize("key", [KEY, "two words", None])
+def test_a_credential_that_has_its_key_still_or_none_that_can_be_read_stays_off(attune, monkeypatch, key):
+    if key is not None:
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+    attune.configure('[providers.openai]\nkind = "openai"\napi_key = "env:OPENAI_API_KEY"')
+    put_off(attune, KEY)
+    assert "until" in checks(attune)[1]["breakers"]["detail"]
+    assert [row["state"] for row in attune.json("breakers")["domains"]] == ["credential off"]
+
+
+def test_an_alias_of_the_gateway_that_stands_for_nothing_ends_with_3_as_for_attune_up(attune, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    attune.configure('[gateway.aliases]\n"my-model" = "attune/cheapest"')
+    code, found = checks(attune)
+    assert (code, found["gateway"]["state"]) == (3, "fail")
+    assert "[gateway.aliases] 'my-model'" in found["gateway"]["detail"]
+    assert attune("up", "--check")[0] == 3
+    attune.configure('[gateway.aliases]\n"my-model" = "attune/cheap"')
+    code, found = checks(attune)
+    assert (code, "gateway" in found) == (0, False)
 
 
 @pytest.mark.parametrize("name", ["data", "data/ledger.db"])

@@ -50,6 +50,22 @@ ENDS = {
 }
 
 
+@pytest.mark.parametrize("length", [9, 5000])
+def test_a_call_that_failed_is_named_so_that_it_can_be_looked_up(capsys, length):
+    error = AllProvidersFailedError("x" * length)
+    error.call_id = "0a1b2c3d"
+
+    @guarded
+    def command(_) -> int:
+        raise error
+
+    command(SimpleNamespace(json=True))
+    captured = capsys.readouterr()
+    assert captured.err.endswith("xxx (call 0a1b2c3d)\n")
+    assert captured.err.count("\n") == 1
+    assert json.loads(captured.out)["error"]["call_id"] == "0a1b2c3d"
+
+
 @pytest.mark.parametrize(("error", "code"), ENDS.items(), ids=lambda value: type(value).__name__)
 def test_each_error_ends_with_its_code(error, code, capsys):
     @guarded

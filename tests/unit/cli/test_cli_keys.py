@@ -15,6 +15,7 @@ import pexpect
 import pytest
 
 from attune.accounts import resource_of
+from attune.models.telemetry import CostStatus, DecisionRecord, LLMCallRecord
 from attune.stores.sqlite import SqliteStore
 from support.program import ATTUNE, Program
 
@@ -141,9 +142,13 @@ def test_the_list_shows_what_each_may_use_and_its_state_and_never_a_key(attune):
     attune("keys", "revoke", "gone", "--yes")
     _, out = attune("keys", "list")
     wide, narrow, poor, gone = out.splitlines()[2:]
-    assert re.search(r"wide .* valid  .* everything  .*none$", wide)
-    assert re.search(r"narrow .* valid until 2.* UTC .* tiers cheap; realtime .*none$", narrow)
-    assert re.search(r"poor .* 1,000 requests a minute; \$0\.00 of \$5\.00 this day$", poor)
+    assert re.search(r"wide .* valid  .* everything  .*none; \$0\.00 this month$", wide)
+    assert re.search(
+        r"narrow .* valid until 2.* UTC .* tiers cheap; realtime .*none; \$0\.00 this month$", narrow
+    )
+    assert re.search(
+        r"poor .* 1,000 requests a minute; \$0\.00 of \$5\.00 this day; \$0\.00 this month$", poor
+    )
     assert re.search(r"gone .* revoked ", gone)
     assert not any(key.strip() in out for key in keys)
 
@@ -161,6 +166,31 @@ def test_the_list_shows_what_is_spent_of_a_budget_and_who_has_expired(attune, mo
     assert (row["state"], row["usd_this_day"], row["usd_this_month"]) == ("valid", 0.0, 1.0)
     monkeypatch.setattr(time, "time", lambda: record.expires)
     assert states(attune) == {"ci": "expired"}
+
+
+def test_the_list_shows_what_is_spent_without_a_budget_too(attune, monkeypatch):
+    for name in ("free", "other"):
+        attune("keys", "create", name)
+    free, other = kept(attune)
+    noon = 1_797_076_800.0  # the 12th of a month
+    with contextlib.closing(SqliteStore.open(attune.home / "data" / "ledger.db")) as store:
+        for number, (record, at, cost) in enumerate(
+            [(free, noon - 40 * 86_400, 5), (free, noon - 86_400, 3), (free, noon, 2), (other, noon, 7)]
+        ):
+            features = (("model", '["account","x"]'), ("account", record.id))
+            called = (f"c{number}", f"c{number}", at, "w", "s", "")
+            store.append_decision(DecisionRecord(*called, "cheap", "cheap", "p", "", (), (), features))
+            made = LLMCallRecord(
+                called[0], f"{called[0]}.0", *called[1:], "p", "m", "cheap", "k", success=True, latency_ms=1.0
+            )
+            store.append_attempt(made._replace(cost_nanos=cost * 10**9, cost_status=CostStatus.EXACT))
+            store.append_attempt(made._replace(attempt_id=f"{called[0]}.1"))
+        store.flush_sync()
+    monkeypatch.setattr(time, "time", lambda: noon + 60)
+    rows = {row["name"]: row for row in attune.json("keys", "list")["keys"]}
+    assert (rows["free"]["usd_this_day"], rows["free"]["usd_this_month"]) == (2.0, 5.0)
+    assert (rows["other"]["usd_this_day"], rows["other"]["usd_this_month"]) == (7.0, 7.0)
+    assert "none; $5.00 this month" in attune("keys", "list")[1]
 
 
 # -- revoke --------------------------------------------------------------------------------------

@@ -21,6 +21,23 @@ def test_the_help_of_each_command_has_an_example_that_starts_with_it(attune, wor
     assert f"  attune {' '.join(words)}" in out or f"| attune {' '.join(words)}" in out
 
 
+DEEPER = [[group, word] for group, words in {"keys": ("create", "list", "revoke")}.items() for word in words]
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_no_line_of_a_help_is_wider_than_its_terminal(attune, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for words in ([], *WORDS, *DEEPER, ["policy", "diff"]):
+        code, out = attune(*words, "--help")
+        assert code == 0
+        text = [line for line in out.splitlines() if not line.startswith((" ", "usage:"))]  # no examples
+        assert max(map(len, text)) <= min(columns, 100)
+        if columns >= 80:
+            assert max(map(len, out.splitlines())) <= columns
+    assert "and carries the call through failures." in " ".join(attune("--help")[1].split())
+    assert '    "large": {"reward": 1,   "cost"' in attune("simulate", "--help")[1]
+
+
 @pytest.mark.parametrize("words", [words for words in WORDS if words != ["auth"]], ids=" ".join)
 def test_each_command_takes_json_and_a_configuration(attune, words):
     _, out = attune(*words, "--help")
@@ -96,7 +113,7 @@ def test_route_points_out_a_task_that_it_does_not_know_and_hides_no_name_in_a_pi
     assert code == 0
     said = "note: unknown task 'fixbug': treated as capable; did you mean 'fix_bug'?"
     assert said in out.splitlines()
-    assert "1  local/smollm2-135m-instruct (no key needed)  cheap  score " in out
+    assert "1  local/smollm2-135m-instruct (no key needed)  cheap  p 1" in out
 
 
 def test_json_after_two_dashes_is_no_option(attune):

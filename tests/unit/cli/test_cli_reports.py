@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
 
 from attune.models.state import Fact, FactKind
 from attune.models.tasks import TASK_TIER_MAP
-from attune.models.telemetry import CostStatus, LLMCallRecord, TokenUsage
+from attune.models.telemetry import CostStatus, LLMCallRecord, Outcome, TokenUsage
 from attune.stores.sqlite import SqliteStore
 
 
@@ -93,6 +94,24 @@ def test_stats_sums_a_workflow_by_model(attune, ledger):
     assert "other: 1 attempt within" in out
 
 
+@pytest.mark.parametrize(("calls", "shown"), [(19, "max 100"), (20, "100")])
+def test_the_95th_percentile_of_a_few_attempts_is_called_the_longest_that_it_is(attune, ledger, calls, shown):
+    for number in range(calls):
+        ledger.append_attempt(attempt(number))
+    ledger.flush_sync()
+    row = next(line for line in attune("stats")[1].splitlines() if "gpt-6.1-terra" in line)
+    assert re.search(rf"  {shown}  +0$", row)
+
+
+def test_savings_are_told_only_where_a_premium_model_is_enrolled_to_compare_with(attune, ledger, monkeypatch):
+    ledger.append_attempt(attempt(1))
+    ledger.flush_sync()
+    assert "; no premium model is enrolled to compare with" in attune("stats")[1]
+    assert "always-premium" not in attune("stats")[1]
+    monkeypatch.setenv("OPENAI_API_KEY", "canary-not-a-secret")
+    assert "saved against always-premium: $0.0" in attune("stats")[1]
+
+
 def test_stats_narrows_to_a_stage_and_a_number_of_days(attune, ledger):
     ledger.append_attempt(attempt(1))
     ledger.append_attempt(attempt(2, stage="write", at=time.time() - 20 * 86_400))
@@ -132,13 +151,38 @@ def test_stats_with_nothing_but_a_cancelled_attempt_shows_what_it_cost(attune, l
     assert "1 attempt (1 failed), $0.003500;" in attune("stats")[1]
 
 
+def test_stats_tells_success_from_quality_and_doubts_a_validator_that_always_says_yes(attune, ledger):
+    for number in range(40):
+        ledger.append_attempt(attempt(number, attempt_id=f"{number}.0"))
+        if number < 30:
+            verdict = Outcome(f"call-{number}", time.time(), True, 0.75, f"{number}.0", "validator")
+            ledger.append_outcome(verdict)
+    ledger.flush_sync()
+    (shown,) = attune.json("stats", "review")["workflows"]
+    assert (shown["labelled"], shown["labelled_share"], shown["quality"]) == (30, 0.75, 0.75)
+    assert [model["quality"] for model in shown["models"]] == [0.75]
+    _, out = attune("stats", "review")
+    assert "75.0% have an outcome (quality 0.750)" in " ".join(out.split())
+    assert "doubtful: read: its validator let all 30 answers pass" in " ".join(out.split())
+
+
+def test_stats_without_outcomes_knows_no_quality(attune, ledger):
+    ledger.append_attempt(attempt(1))
+    ledger.flush_sync()
+    assert attune.json("stats")["workflows"][0]["quality"] is None
+    _, out = attune("stats")
+    assert "0.0% have an outcome" in " ".join(out.split())
+    assert "quality 0" not in out
+
+
 def test_a_name_that_is_very_long_is_cut(attune, ledger):
     ledger.append_attempt(attempt(1, workflow="w" * 500))
     ledger.flush_sync()
     assert attune("stats")[1].startswith("w" * 100 + "...: 1 attempt")
 
 
-def test_stats_knows_no_cost_where_none_is_known(attune, ledger):
+def test_stats_knows_no_cost_where_none_is_known(attune, ledger, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "canary-not-a-secret")
     ledger.append_attempt(attempt(1, cost_nanos=None, cost_status=CostStatus.UNKNOWN))
     ledger.flush_sync()
     _, out = attune("stats")

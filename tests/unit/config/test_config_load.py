@@ -35,6 +35,11 @@ def test_without_a_file_the_defaults_hold(tmp_path):
         "local_only": False,
         "max_usd_per_day": None,
         "max_usd_per_month": None,
+        "policy": "guarded",
+        "explore": True,
+        "margin": 0.05,
+        "budget_usd": None,
+        "budget_per": "call",
     }
     assert tuple(config.breaker) == (5, 60.0, 1, 600.0)
     assert config.call.limits.for_tier("premium") == CallLimits().for_tier("premium") == (120.0, 60.0, 600.0)
@@ -293,6 +298,11 @@ def test_every_option_of_every_table_is_read(configured):
         local_only = true
         max_usd_per_day = 5
         max_usd_per_month = 50.5
+        policy = "budget"
+        explore = false
+        margin = 0.1
+        budget_usd = 20
+        budget_per = "day"
         [routing.workflows.review]
         allow_providers = ["local"]
         [breaker]
@@ -320,6 +330,7 @@ def test_every_option_of_every_table_is_read(configured):
     assert tuple(config.routing) == (
         *(14, {"openai", "local"}, {"review": {"local"}}),
         *(True, 5, 50.5),
+        *("budget", False, 0.1, 20, "day"),
     )
     assert tuple(config.breaker) == (2, 3.0, 4, 9.0)
     limits = config.call.limits

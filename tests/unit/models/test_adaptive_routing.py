@@ -6,11 +6,23 @@ from attune.errors import InvalidRequestError, NoCandidateError, UnknownNameErro
 from attune.models.adaptive_routing import AdaptiveModelRouter
 from attune.models.prices import PricePeriod, PriceSchedule, Rate
 from attune.models.registry import ModelRegistry
-from attune.models.request import RouteRequest
+from attune.models.route_request import RouteRequest
 from attune.models.tasks import REALTIME_REQUIRED_TASKS, TASK_TIER_MAP
 from attune.models.telemetry import TokenUsage
 from attune.testing import FakeClock
-from support.routing import CAPABLE, CHEAP, DAY, MODELS, PREMIUM, Program, Resting, a_model, an_attempt, drops
+from support.routing import (
+    CAPABLE,
+    CHEAP,
+    DAY,
+    MODELS,
+    PREMIUM,
+    Program,
+    Resting,
+    a_model,
+    an_attempt,
+    drops,
+    said,
+)
 
 REALTIME = sorted(REALTIME_REQUIRED_TASKS)
 
@@ -197,7 +209,7 @@ def test_a_floor_that_is_higher_than_what_is_proven_keeps_the_tier():
 def test_an_outcome_takes_back_a_proof():
     program = Program().saw("a/small", 40)
     for record in program.records[:8]:
-        program.router.correct(record, previous=None, success=False)
+        program.router.correct(record, previous=None, outcome=said(False))
     assert program.decide(min_success_rate=0.75).tier == CAPABLE
 
 
@@ -294,7 +306,7 @@ def test_outcomes_alone_can_leave_a_tier():
     program = Program().saw("a/mid", 40)
     assert not program.router.recommend_tier_upgrade("review", "check")
     for record in program.records[20:]:
-        program.router.correct(record, previous=None, success=False)
+        program.router.correct(record, previous=None, outcome=said(False))
     upgrade = program.router.recommend_tier_upgrade("review", "check")
     assert upgrade
     assert "of the last" in upgrade.reason
@@ -476,7 +488,7 @@ def test_credentials_share_what_is_known_of_their_model():
 def test_an_outcome_moves_the_next_decision():
     program = Program().saw("a/mid", 10).saw("b/mid", 10)
     assert program.best() == "a/mid"
-    program.router.correct(program.records[0], previous=None, success=False)
+    program.router.correct(program.records[0], previous=None, outcome=said(False))
     assert program.best() == "b/mid"
 
 
@@ -518,7 +530,7 @@ def test_a_restored_router_takes_in_outcomes_of_before():
     again = Program(clock=program.clock)
     again.router.restore(rollup_rows(program.records))
     for record in program.records:
-        again.router.correct(record, previous=None, success=False)
+        again.router.correct(record, previous=None, outcome=said(False))
     assert again.decide(min_success_rate=0.0).tier == PREMIUM
 
 

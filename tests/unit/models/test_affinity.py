@@ -15,10 +15,10 @@ from attune.models.request import (
     ExecutionContext,
     LLMRequest,
     Message,
-    RouteRequest,
     TextPart,
     ThinkingPart,
 )
+from attune.models.route_request import RouteRequest
 from attune.testing import Reply
 from support.pipeline import ASK, Fleet, a_model
 

@@ -27,9 +27,10 @@ from attune.errors import (
     TransientError,
     WindowSpentError,
 )
-from attune.models.attempt import LEASE_MARGIN_S, RESERVED_OUTPUT_TOKENS, AttemptRunner, AttemptSpec
+from attune.models.attempt import AttemptSpec
+from attune.models.attempt_runner import LEASE_MARGIN_S, RESERVED_OUTPUT_TOKENS, AttemptRunner
 from attune.models.circuit_breaker import CircuitState
-from attune.models.executor import AttemptBudget, EventKind, StreamEvent, TextDelta
+from attune.models.executor import AttemptBudget, EventKind, StreamEvent, Terminal, TextDelta, Working
 from attune.models.failure_domains import BreakerLimits, FailureDomains
 from attune.models.request import ExecutionContext, LLMRequest
 from attune.models.spending import Reservation
@@ -173,6 +174,7 @@ async def test_the_record_of_an_answer_says_everything():
         "position": 0,
         "chosen_by_policy": True,
         "session_id": "s1",
+        "list_cost_nanos": None,
     }
 
 
@@ -506,9 +508,22 @@ async def test_what_takes_too_long_is_given_up_and_says_what_was_waited_for(
         with pytest.raises(error_class, match=f"p/m#api_key timed out after .* waiting for {waiting_for}"):
             await drain(attempt)
     assert rig.record.error_class == error_class.error_class
+    assert rig.record.error_code == "timeout"
     assert rig.record.stop_reason == ("truncated" if error_class is StreamBrokenError else "")
     assert rig.record.latency_ms >= 50
     assert rig.provider.abandoned == 1
+
+
+async def test_a_cancelled_attempt_has_taken_the_time_that_its_provider_was_waited_for():
+    clock = FakeClock()
+    rig = Rig(Reply("a b", first_content_s=3, between_s=2), clock=clock)
+    attempt = rig.start(STREAM)
+    while not attempt.fold.began:
+        await anext(attempt)
+    clock.advance(3600)  # whoever reads has something else to do, and then gives up
+    await attempt.aclose()
+    assert (rig.record.error_class, rig.record.error_code) == ("cancelled", "")
+    assert rig.record.latency_ms == pytest.approx(3000)
 
 
 async def test_an_answer_that_comes_all_at_once_may_take_as_long_as_its_call():
@@ -540,6 +555,44 @@ async def test_a_slow_head_takes_its_time_from_what_comes_after_it(budget, waiti
     async with asyncio.timeout(60):
         with pytest.raises(TransientError, match=rf"timed out after 50\.0 s waiting for {waiting_for}"):
             await anext(attempt)
+
+
+async def test_a_provider_that_is_at_work_on_something_else_has_its_time_to_the_first_content_anew():
+    clock = FakeClock(autojump=False)
+    rig = Rig(clock=clock)
+
+    class Searching:
+        def __init__(self):
+            self.events = [StreamEvent(EventKind.PING, b"s", Working())] * 2 + SAID
+
+        async def open(self, *_):
+            return self
+
+        async def __anext__(self):
+            clock.advance(40)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            return self.events.pop(0)
+
+        async def aclose(self):
+            pass
+
+    rig.runner._providers[("p", "api_key")] = Searching()
+    events = await drain(rig.start(STREAM, AttemptBudget(first_content_s=50, total_s=600)))
+    assert rig.record.success
+    assert rig.record.ttft_ms == 120_000
+    assert len(events) == 4
+    silent = Searching()
+    silent.events = [StreamEvent(EventKind.PING, b"s", None)] * 2 + SAID
+    rig.runner._providers[("p", "api_key")] = silent
+    with pytest.raises(TransientError, match="waiting for its first content"):
+        await drain(rig.start(STREAM, AttemptBudget(first_content_s=50, total_s=600)))
+
+
+SAID = [
+    StreamEvent(EventKind.CONTENT, b"", TextDelta("found")),
+    StreamEvent(EventKind.TERMINAL, b"", Terminal("stop")),
+]
 
 
 async def test_a_slow_reader_of_a_punctual_provider_gets_its_whole_answer_and_blames_nobody():

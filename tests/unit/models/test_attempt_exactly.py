@@ -17,7 +17,8 @@ from attune.errors import (
     ThrottledError,
     TransientError,
 )
-from attune.models.attempt import INCREDIBLE, AttemptRunner, AttemptSpec, refused
+from attune.models.attempt import INCREDIBLE, AttemptSpec
+from attune.models.attempt_runner import AttemptRunner, refused
 from attune.models.candidate import Refusal
 from attune.models.executor import AttemptBudget
 from attune.models.prices import FREE, PricePeriod, PriceSchedule, Rate

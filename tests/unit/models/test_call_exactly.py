@@ -387,3 +387,16 @@ async def test_what_was_left_out_and_is_not_available_is_not_asked_for_a_permit(
     with pytest.raises(AllProvidersFailedError) as caught:
         await fleet.executor.run(ASK)
     assert [type(each) for each in caught.value.attempts] == [TransientError]
+
+
+async def test_of_open_circuits_the_soonest_time_is_told_once():
+    fleet = Fleet("a/m", "b/m", scripts={"a": [DOWN], "b": [DOWN]}, retry=NO_REPEAT)
+    fleet.trip("a/m")
+    fleet.clock.advance(20)
+    fleet.trip("b/m")
+    for _ in range(2):  # the first call is the last resort's
+        with pytest.raises(AllProvidersFailedError) as caught:
+            await fleet.executor.run(ASK)
+    assert caught.value.retry_at == fleet.clock.time() + 40
+    assert str(caught.value).endswith(": circuit of a/m is open; circuit of b/m is open; try again in 40.0 s")
+    assert str(caught.value) == f"{caught.value.sentence}; try again in 40.0 s"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from attune.errors import BudgetExhaustedError, NoCandidateError
-from attune.models.request import ExecutionContext, RouteRequest
+from attune.models.request import ExecutionContext
+from attune.models.route_request import RouteRequest
 from attune.models.spending import SpendCap
 from support.pipeline import ASK, COST, Fleet
 

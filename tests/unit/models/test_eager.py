@@ -4,7 +4,8 @@ import weakref
 import pytest
 
 from attune.errors import TransientError
-from attune.models.attempt import AttemptRunner, AttemptSpec
+from attune.models.attempt import AttemptSpec
+from attune.models.attempt_runner import AttemptRunner
 from attune.models.eager import Eager
 from attune.models.executor import AttemptBudget
 from attune.models.request import ExecutionContext

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from attune.errors import CallerError, CircuitOpenError, InvalidRequestError, TransientError
-from attune.models.attempt import AttemptRunner, AttemptSpec
+from attune.models.attempt import AttemptSpec
+from attune.models.attempt_runner import AttemptRunner
 from attune.models.budget import CallLimits
 from attune.models.candidate import Candidate
 from attune.models.circuit_breaker import CircuitState

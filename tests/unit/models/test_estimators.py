@@ -416,3 +416,25 @@ def test_intervals_hold_the_truth_as_often_as_they_say_and_estimates_are_near_it
         assert 0.94 - slack <= share <= 0.96 + slack
     assert statistics.median(success for success, _ in errors) <= 0.03
     assert statistics.median(cost for _, cost in errors) <= 0.07
+
+
+def test_calls_of_conversations_that_were_drawn_once_are_not_taken_for_as_many_draws():
+    models = ("a/mid", "a/cheap")
+    calls = []
+    for run in range(30):
+        cheap = run % 10 == 0
+        for number in range(100):
+            order = models[::-1] if cheap else models
+            logged = [0.9 if model == "a/mid" else 0.1 for model in order]
+            target = [float(model == "a/cheap") for model in order]
+            calls.append(
+                LoggedCall(
+                    *(("w", "s", "t"), f"w\0{run}", order, logged, logged, target),
+                    *(0, float(number % 10 > 0), 0.01, 0.02),
+                )
+            )
+    found = compare(calls)
+    assert found.target.support.effective > 50
+    assert found.target.support.departing_runs == pytest.approx(3)
+    assert found.target.success.value is None
+    assert found.verdict is Verdict.UNDECIDED

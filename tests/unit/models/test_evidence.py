@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attune.models.evidence import HALF_LIFE_S, PRIOR_MEAN, Evidence
+from attune.models.evidence import HALF_LIFE_S, Evidence
+from attune.models.shrinkage import PRIOR_MEAN
 
 ALL = ("all",)
 
@@ -153,3 +154,57 @@ def test_beliefs_are_finite_whatever_came(calls: list[tuple[str, str, float | No
             assert math.isfinite(belief.sd)
             assert belief.sd > 0
             assert belief.cost is None or belief.cost >= 0
+
+
+def test_what_is_restored_from_sums_is_what_was_observed_call_by_call():
+    calls = [(f"k{i % 3}", "ab"[i % 2], float(i % 5 > 1)) for i in range(240)]
+    observed, restored = Evidence(), Evidence(max_nodes=4)
+    sums = {}
+    for key, model, reward in [*calls, ("long ago", "a", 0.0)]:
+        if key != "long ago":
+            observed.observe(("all", key), model, reward, None, 0.0)
+        count, total = sums.get((key, model), (0, 0.0))
+        sums[key, model] = (count + 1, total + reward)
+    for (key, model), (count, total) in reversed(sums.items()):
+        restored.restore(("all", key), model, 0.0, (count, total, total))
+    restored.restored()
+    assert len(restored) == 4
+    for key in ("k0", "k1", "k2"):
+        pairs = zip(*(each.beliefs(("all", key), ["a", "b"]) for each in (observed, restored)), strict=True)
+        for was, now in pairs:
+            assert now.calls == was.calls
+            assert now.mean == pytest.approx(was.mean, abs=0.02)
+
+
+def test_a_reward_that_is_corrected_counts_as_if_it_had_been_so_from_the_start():
+    early, late = (taught([("k", "m", first, 1.0), ("k", "m", 0.5, 1.0)]) for first in (0.0, 1.0))
+    late.correct(("all", "k"), "m", 0.0, 1.0, 0.0)
+    late.correct(("all", "never seen"), "unknown", 0.0, 1.0, 0.0)
+    [was], [now] = (each.beliefs(("all", "k"), ["m"]) for each in (early, late))
+    assert (now.mean, now.sd) == (pytest.approx(was.mean), pytest.approx(was.sd, rel=1e-3))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["a", "b"]),
+            st.sampled_from(["add", "forget", "correct"]),
+            st.floats(0, 1),
+            st.floats(0, 1),
+        ),
+        max_size=60,
+    )
+)
+def test_whatever_is_observed_forgotten_and_corrected_beliefs_stay_possible(steps):
+    evidence = Evidence()
+    path = ("*", "w", "s", "t")
+    for number, (model, what, reward, previous) in enumerate(steps):
+        if what == "add":
+            evidence.observe(path, model, reward, None, float(number))
+        elif what == "forget":
+            evidence.forget(model, 2.0)
+        else:
+            evidence.correct(path, model, 0.0, previous, reward)
+        for belief in evidence.beliefs(path, ["a", "b"]):
+            assert 0.0 <= belief.mean <= 1.0
+            assert 0.0 < belief.sd < 10.0

@@ -62,6 +62,8 @@ async def test_what_the_router_noted_stays_beside_what_the_executor_notes():
 class Failing:
     """A call whose beginning fails when the gate opens."""
 
+    id = "call"
+
     def __init__(self, error=DOWN):
         self.gate = asyncio.Event()
         self.closed = False

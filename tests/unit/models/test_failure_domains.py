@@ -464,6 +464,41 @@ def test_a_refusal_says_why_the_credential_is_off_in_our_own_words(domains, erro
 # -- other processes ---------------------------------------------------------------------------------
 
 
+def plan(model: str) -> Candidate:
+    return Candidate("claude", model, "subscription")
+
+
+def test_a_spent_window_of_some_models_leaves_the_others_of_the_plan_alone(twins, clock):
+    spent = WindowSpentError("spent", retry_after=900, code="seven_day_opus")
+    take(twins.first, plan("claude-opus-5-5")).failure(spent)
+    twins.share()
+    for domains in (twins.first, twins.second):
+        for opus in ("claude-opus-5-5", "claude-opus-6"):
+            refusal = domains.refusal(plan(opus))
+            assert refusal.domain == "claude#subscription#opus"
+            assert refusal.error_class is ErrorClass.WINDOW_SPENT
+            assert refusal.reason == "its quota window is used up"
+            assert refusal.retry_at - clock.monotonic() == pytest.approx(900)
+        assert domains.refusal(plan("claude-sonnet-5-5")) is None
+        assert domains.refusal(Candidate("anthropic", "claude-opus-5-5", "api_key")) is None
+    clock.advance(900)
+    assert twins.first.refusal(plan("claude-opus-5-5")) is None
+    assert twins.second.refusal(plan("claude-opus-5-5")) is None
+
+
+def test_a_spent_window_of_some_models_is_tried_again_after_ten_minutes_if_its_reset_is_not_known(
+    domains, clock
+):
+    take(domains, plan("claude-opus-5-5")).failure(WindowSpentError("spent", code="seven_day_opus"))
+    assert domains.refusal(plan("claude-opus-5-5")).retry_at - clock.monotonic() == pytest.approx(600)
+
+
+@pytest.mark.parametrize("code", [None, "five_hour", "seven_day", "seven_day_opus", "rate_limit_error"])
+def test_a_spent_window_that_is_not_of_the_model_alone_turns_the_whole_credential_off(domains, code):
+    take(domains, plan("claude-sonnet-5-5")).failure(WindowSpentError("spent", retry_after=9, code=code))
+    assert domains.refusal(plan("claude-haiku-5-5")).domain == "claude#subscription"
+
+
 class Twins:
     """Two processes on one clock; ``told`` is what the first has published."""
 

@@ -201,7 +201,7 @@ async def test_no_second_attempt_without_another_candidate_attempts_or_dollars()
 
 
 def _route():
-    from attune.models.request import RouteRequest
+    from attune.models.route_request import RouteRequest
 
     return RouteRequest.of(ASK, ExecutionContext())
 

@@ -61,3 +61,38 @@ def test_a_call_nobody_judged_teaches_only_its_cost():
     after = learner.predict(PATH, ["m"], "prompt").prospects[0]
     assert after.mean == prediction.prospects[0].mean
     assert after.cost == 1.0
+
+
+def test_a_model_that_fell_is_believed_again_after_a_few_of_its_calls_once_it_recovers():
+    learner = Learner()
+
+    def feed(model: str, reward: float, count: int) -> None:
+        for _ in range(count):
+            prediction = learner.predict(PATH, ["m", "other"])
+            learner.observe(prediction, ["m", "other"].index(model), reward, None, 0.0)
+
+    feed("m", 0.9, 100)
+    feed("m", 0.5, 60)
+    assert learner.predict(PATH, ["m"]).prospects[0].changed
+    feed("other", 0.7, 1500)
+    assert learner.predict(PATH, ["m"]).prospects[0].mean < 0.6
+    for _ in range(5):
+        feed("m", 0.9, 1)
+        feed("other", 0.7, 30)
+    assert learner.predict(PATH, ["m"]).prospects[0].mean > 0.7
+    assert learner.predict(PATH, ["other"]).prospects[0].calls > 1500
+
+
+def test_features_learn_nothing_of_a_cost_that_is_not_known():
+    learner = Learner()
+    for i in range(60):
+        prompt = "word " * (100 if i % 2 else 5)
+        prediction = learner.predict(PATH, ["m"], prompt)
+        learner.observe(prediction, 0, 1.0, 2.0 if i % 2 else 1.0, 0.0)
+    for i in range(400):
+        prediction = learner.predict(PATH, ["m"], "word " * (100 if i % 2 else 5))
+        learner.observe(prediction, 0, 1.0, None, 0.0)
+    long_one, short_one = (learner.predict(PATH, ["m"], "word " * n).prospects[0].cost for n in (100, 5))
+    assert long_one is not None
+    assert short_one is not None
+    assert long_one > 1.5 * short_one

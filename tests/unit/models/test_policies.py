@@ -174,8 +174,8 @@ def test_deciding_among_ten_takes_few_steps_however_much_was_settled(policy: Pol
     for calls in (300, 3000):
         for i in range(calls):
             policy.settle(Feedback(PATH, prospects, str(i % 10), 0.5, 0.01, float(i)))
+        assert 0 < steps(policy, prospects) < 500  # measured: 145, with what was learned taken in
         needed.append(steps(policy, prospects))
-    assert 0 < max(needed) < 500  # measured: 145
     assert needed[1] <= 1.1 * needed[0]
 
 

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from attune.models.policies import Feedback, GuardedPolicy, Prospect, Setting, draw
+from attune.models.telemetry import Decided
 
 PATH = ("all", "k")
 HERE = Setting(PATH, 0.0)
@@ -123,3 +124,20 @@ def test_realtime_calls_take_the_larger_share():
     policy = GuardedPolicy()
     run(policy, 0.9, 0.9, 100, 1)
     assert policy.probabilities(pool(), Setting(PATH, 0.0, explores=False)) == [1.0, 0.0]
+
+
+def test_only_calls_that_either_model_could_have_had_are_compared():
+    both, only_dear = Decided("", "dear", ("dear", "cheap")), Decided("", "dear", ("dear",))
+    plain, mixed = GuardedPolicy(), GuardedPolicy()
+    for number in range(400):
+        for policy in (plain, mixed):
+            policy.judge(both, "dear" if number % 2 else "cheap", float(number % 10 > 0), changed=False)
+        mixed.judge(only_dear, "dear", 0.0, changed=False)  # such as calls with pictures, which are hard
+    assert mixed.tell()["dear\tcheap\t0"] == plain.tell()["dear\tcheap\t0"]
+    assert mixed.rule(pool()).stages == plain.rule(pool()).stages
+
+
+def test_a_model_of_which_nothing_is_known_begins_with_the_first_stage():
+    policy = GuardedPolicy()
+    policy.judge(Decided("", "dear", ("dear",)), "dear", 1.0, changed=False)
+    assert policy.probabilities(pool(), HERE) == [0.97, 0.03]

@@ -11,13 +11,13 @@ from attune.models.request import (
     LLMRequest,
     Message,
     OutputFormat,
-    RouteRequest,
     TextPart,
     ThinkingPart,
     Tool,
     ToolCallPart,
     ToolResultPart,
 )
+from attune.models.route_request import RouteRequest
 
 ASK = LLMRequest.from_prompt("hi")
 

@@ -22,7 +22,7 @@ from attune.errors import (
     WindowSpentError,
 )
 from attune.models.adaptive_routing import AdaptiveModelRouter
-from attune.models.attempt import AttemptRunner
+from attune.models.attempt_runner import AttemptRunner
 from attune.models.budget import CallLimits
 from attune.models.executor import TextDelta
 from attune.models.failure_domains import BreakerLimits

@@ -3,12 +3,12 @@
 import pytest
 
 from attune.errors import ErrorClass, InvalidRequestError
-from attune.models.cells import NOTHING_KNOWN
+from attune.models.borrowing import NOTHING_KNOWN
 from attune.models.performance import BUCKET_SECONDS
 from attune.models.state import RollupRow
 from attune.models.telemetry import TokenUsage
 from attune.models.windows import PerformanceStats
-from support.routing import DAY, Estimate, an_attempt, rollup_rows
+from support.routing import DAY, Estimate, an_attempt, rollup_rows, said
 
 NOON = 20_000 * DAY + DAY / 2
 LABEL = "a/mid"
@@ -109,7 +109,7 @@ def test_asking_in_between_changes_nothing_that_is_answered_later():
 
 
 @pytest.mark.parametrize(
-    "error_class", [ErrorClass.CALLER, ErrorClass.CANCELLED, ErrorClass.CREDENTIAL, ErrorClass.THROTTLED]
+    "error_class", [ErrorClass.CALLER, ErrorClass.CREDENTIAL, ErrorClass.INTERNAL, ErrorClass.THROTTLED]
 )
 def test_a_failure_that_is_not_the_models_changes_nothing(error_class):
     stats = fed(an_attempt(at=NOON, success=False, error_class=error_class.value))
@@ -132,6 +132,63 @@ def test_a_window_sums_latency_of_successes_and_cost_where_it_is_known():
     assert performance == ("mid", "capable", pytest.approx(2 / 3), 200.0, 6e-9, 3, 1)
 
 
+def test_the_time_until_a_time_limit_or_a_cancellation_adds_to_the_latency_and_not_to_its_count():
+    stats = fed(
+        *[an_attempt(at=NOON, latency=1000.0)] * 3,
+        an_attempt(at=NOON, success=False, latency=60_000.0, error_code="timeout"),
+        an_attempt(at=NOON, success=False, latency=3000.0, error_class="cancelled"),
+        an_attempt(at=NOON, success=False, latency=500.0),
+    )
+    found = window(stats)
+    assert (found.calls, found.successes, found.latency_ms) == (5, 3, 66_000.0)
+    assert found.performance(LABEL).avg_latency_ms == 22_000.0
+    assert found.recent_failures == 2
+    assert found.sketch.count == 4
+    assert found.sketch.quantile(1) == pytest.approx(60_000, rel=0.01)
+
+
+def test_a_model_that_often_times_out_is_slower_than_one_that_never_does():
+    stats = PerformanceStats()
+    for number in range(100):
+        stats.observe(an_attempt("a/mid", at=NOON, latency=1000.0))
+        late = {"success": False, "latency": 60_000.0, "error_code": "timeout"}
+        stats.observe(an_attempt("b/mid", at=NOON, **({"latency": 800.0} if number % 5 else late)))
+    steady, often_late = (estimate(stats, label=label).latency_ms for label in ("a/mid", "b/mid"))
+    assert steady == 1000
+    assert often_late == pytest.approx((80 * 800 + 20 * 60_000) / 80)
+
+
+def test_cancelled_calls_alone_say_that_a_key_is_slow_and_nothing_of_its_success():
+    stats = fed(*[an_attempt(at=NOON, success=False, latency=50_000.0, error_class="cancelled")] * 4)
+    found = estimate(stats)
+    assert found == Estimate(0.9, (4 * 50_000 + 10 * 2000) / 10, 0, 0, 0, 0, None, 0, None)
+    assert not list(stats.windows(stats.levels("review", "check", "")[0], stats.first_bucket(NOON)))
+
+
+def test_cancelled_calls_of_a_sibling_count_where_it_has_no_others():
+    stats = fed(
+        *[an_attempt(at=NOON, task="fix_bug", latency=1000.0)] * 5,
+        an_attempt(at=NOON, task="refactor", success=False, latency=50_000.0, error_class="cancelled"),
+    )
+    siblings = (50_000 + 10 * 2000) / 10
+    weight = 10 - 5 / 3
+    expected = (5000 + weight * siblings) / (5 + weight)
+    assert estimate(stats, task="fix_bug").latency_ms == pytest.approx(expected)
+
+
+def test_a_day_of_nothing_but_cancelled_calls_leaves_the_last_results_what_they_were():
+    failed = [an_attempt(at=NOON, success=n < 14, tier="capable") for n in range(20)]
+    cancelled = an_attempt(at=NOON + DAY, success=False, error_class="cancelled")
+    with_it, without = PerformanceStats(), PerformanceStats()
+    with_it.restore(rollup_rows([*failed, cancelled]))
+    without.restore(rollup_rows(failed))
+    seen = [
+        stats.levels("review", "check", "")[0].watch("capable", stats.first_bucket(NOON))
+        for stats in (with_it, without)
+    ]
+    assert len({(watch.evidence, watch.last, watch.run_calls, watch.run_failures) for watch in seen}) == 1
+
+
 def test_means_of_a_cell_without_success_or_cost_are_0():
     performance = window(fed(an_attempt(at=NOON, success=False, cost=None))).performance(LABEL)
     assert (performance.success_rate, performance.avg_latency_ms, performance.avg_cost) == (0, 0, 0)
@@ -140,7 +197,7 @@ def test_means_of_a_cell_without_success_or_cost_are_0():
 def test_a_task_is_the_same_in_any_spelling():
     stats = fed(an_attempt(at=NOON, task="Fix-Bug"), an_attempt(at=NOON, task="fix_bug", success=False))
     assert estimate(stats, task="fix_bug").own_calls == 2
-    stats.correct(an_attempt(at=NOON, task="Fix-Bug"), previous=None, success=False)
+    stats.correct(an_attempt(at=NOON, task="Fix-Bug"), previous=None, outcome=said(False))
     assert estimate(stats, task="fix_bug").own_successes == 0
     assert len(stats) == 1
 
@@ -280,7 +337,7 @@ def test_restored_roll_ups_say_what_the_observed_attempts_said():
             assert found.measured_latency_ms == pytest.approx(was.measured_latency_ms)
         for stage in ("check", "fix"):
             was, found = (window(each, now=now, stage=stage, label=label) for each in (observed, restored))
-            assert tuple(found[1:-1]) == pytest.approx(tuple(was[1:-1]))
+            assert tuple(found[1:-2]) == pytest.approx(tuple(was[1:-2]))
             assert found.sketch.bins == was.sketch.bins
     assert len(restored) == len(observed)
 
@@ -290,7 +347,7 @@ def test_observing_goes_on_after_a_restore_on_the_same_day():
     stats = PerformanceStats()
     stats.restore(rollup_rows(records[:3]))
     stats.observe(records[3])
-    assert window(stats)[:-1] == window(fed(*records))[:-1]
+    assert window(stats)[:-2] == window(fed(*records))[:-2]
     assert window(stats).sketch.bins == window(fed(*records)).sketch.bins
 
 
@@ -338,7 +395,7 @@ def test_a_row_without_latencies_restores():
 def test_a_bad_answer_becomes_a_failure_and_its_latency_leaves_the_mean():
     good, bad = an_attempt(at=NOON, latency=100.0), an_attempt(at=NOON, latency=300.0)
     stats = fed(good, bad)
-    stats.correct(bad, previous=None, success=False)
+    stats.correct(bad, previous=None, outcome=said(False))
     found = window(stats)
     assert (found.calls, found.successes, found.latency_ms, found.recent_failures) == (2, 1, 100.0, 1)
     assert found.performance(LABEL).avg_latency_ms == 100.0
@@ -348,9 +405,9 @@ def test_a_bad_answer_becomes_a_failure_and_its_latency_leaves_the_mean():
 def test_the_same_outcome_twice_counts_once():
     record = an_attempt(at=NOON)
     stats = fed(record, an_attempt(at=NOON))
-    stats.correct(record, previous=None, success=False)
+    stats.correct(record, previous=None, outcome=said(False))
     once = estimate(stats)
-    stats.correct(record, previous=False, success=False)
+    stats.correct(record, previous=said(False), outcome=said(False))
     assert estimate(stats) == once
 
 
@@ -358,9 +415,9 @@ def test_an_outcome_taken_back_leaves_no_trace():
     record = an_attempt(at=NOON, latency=123.4)
     stats = fed(record, an_attempt(at=NOON, success=False))
     before = estimate(stats)
-    stats.correct(record, previous=None, success=False)
+    stats.correct(record, previous=None, outcome=said(False))
     assert estimate(stats).own_successes == 0
-    stats.correct(record, previous=False, success=True)
+    stats.correct(record, previous=said(False), outcome=said(True))
     assert estimate(stats) == pytest.approx(before)
 
 
@@ -368,23 +425,23 @@ def test_a_good_outcome_of_a_success_changes_nothing():
     record = an_attempt(at=NOON)
     stats = fed(record)
     before = estimate(stats)
-    stats.correct(record, previous=None, success=True)
+    stats.correct(record, previous=None, outcome=said(True))
     assert estimate(stats) == before
 
 
-@pytest.mark.parametrize("previous", [None, True, False])
+@pytest.mark.parametrize("previous", [None, said(True), said(False)])
 def test_a_transport_failure_stays_a_failure(previous):
     record = an_attempt(at=NOON, success=False)
     stats = fed(record)
     before = estimate(stats)
-    stats.correct(record, previous=previous, success=True)
+    stats.correct(record, previous=previous, outcome=said(True))
     assert estimate(stats) == before
 
 
 def test_an_outcome_reaches_every_level():
     record = an_attempt(at=NOON, task="fix_bug")
     stats = fed(record, an_attempt("b/mid", at=NOON))
-    stats.correct(record, previous=None, success=False)
+    stats.correct(record, previous=None, outcome=said(False))
     for level in stats.levels("review", "check", "fix_bug"):
         assert level.row(LABEL, 0)[:4] == (1, 0, 0.0, 1)
 
@@ -392,15 +449,15 @@ def test_an_outcome_reaches_every_level():
 def test_an_outcome_of_a_key_that_is_gone_is_ignored():
     record = an_attempt(at=NOON)
     stats = fed(record, an_attempt(at=NOON, stage="next"), max_cells=1)
-    stats.correct(record, previous=None, success=False)
+    stats.correct(record, previous=None, outcome=said(False))
     assert estimate(stats, stage="next").recent_failures == 0
-    stats.correct(an_attempt(at=NOON, workflow="never seen"), previous=None, success=False)
+    stats.correct(an_attempt(at=NOON, workflow="never seen"), previous=None, outcome=said(False))
 
 
 def test_an_outcome_of_an_evicted_attempt_never_makes_less_than_no_success():
     record = an_attempt(at=NOON)
     stats = fed(record, an_attempt(at=NOON, stage="next"), an_attempt(at=NOON, success=False), max_cells=1)
-    stats.correct(record, previous=None, success=False)
+    stats.correct(record, previous=None, outcome=said(False))
     found = estimate(stats)
     assert (found.own_calls, found.own_successes) == (1, 0)
 
@@ -408,18 +465,70 @@ def test_an_outcome_of_an_evicted_attempt_never_makes_less_than_no_success():
 def test_of_the_last_results_the_newest_that_differs_is_the_one_that_changes():
     records = [an_attempt(at=NOON, success=n != 1) for n in range(3)]
     stats = fed(*records)
-    stats.correct(records[0], previous=None, success=False)
-    stats.correct(records[2], previous=None, success=False)
+    stats.correct(records[0], previous=None, outcome=said(False))
+    stats.correct(records[2], previous=None, outcome=said(False))
     assert window(stats).recent_failures == 3
-    stats.correct(records[0], previous=False, success=True)
+    stats.correct(records[0], previous=said(False), outcome=said(True))
     assert window(stats).recent_failures == 2
 
 
 def test_an_outcome_of_an_attempt_older_than_the_last_20_still_counts():
     old = an_attempt(at=NOON)
     stats = fed(old, *[an_attempt(at=NOON, success=False) for _ in range(20)])
-    stats.correct(old, previous=None, success=False)
+    stats.correct(old, previous=None, outcome=said(False))
     assert (window(stats).successes, window(stats).recent_failures) == (0, 20)
+
+
+# -- labels ------------------------------------------------------------------------------------------
+
+
+def test_a_label_counts_in_the_bucket_of_its_attempt_and_leaves_with_it():
+    old, new = an_attempt(at=NOON), an_attempt(at=NOON + DAY)
+    stats = fed(old, new)
+    stats.correct(old, previous=None, outcome=said(True, 0.75))
+    stats.correct(new, previous=None, outcome=said(False, 0.25))
+    (level,) = [level for _, level in stats.keys("review")]
+    windows = {first: dict(stats.windows(level, first))[LABEL].labels for first in (0, NOON // DAY + 1)}
+    assert list(windows.values()) == [(2, 1.0, 0, 0), (1, 0.25, 0, 0)]
+    level.expire(LABEL, int(NOON // DAY) + 1)
+    assert dict(stats.windows(level, 0))[LABEL].labels == (1, 0.25, 0, 0)
+
+
+def test_a_later_word_replaces_the_label_and_counts_no_second_answer():
+    record = an_attempt(at=NOON)
+    stats = fed(record)
+    verdict = said(False, 0.2, "validator")
+    stats.correct(record, previous=None, outcome=verdict)
+    assert window(stats).labels == (1, 0.2, 1, 0)
+    stats.correct(record, previous=verdict, outcome=said(True))
+    assert window(stats).labels == (1, 1.0, 1, 0)
+    assert window(stats).successes == 1
+
+
+def test_an_answer_that_never_came_has_no_label():
+    record = an_attempt(at=NOON, success=False)
+    stats = fed(record)
+    stats.correct(record, previous=None, outcome=said(True))
+    assert window(stats).labels == (0, 0, 0, 0)
+
+
+def test_labels_outlive_a_restore_and_may_be_added_to():
+    records = [an_attempt(at=NOON) for _ in range(2)]
+    (row,) = rollup_rows(records)
+    stats = PerformanceStats()
+    stats.restore([row._replace(labelled=1, label_sum=0.5, judged=1, passed=1)])
+    stats.correct(records[1], previous=None, outcome=said(True, 0.25, "validator"))
+    assert window(stats).labels == (2, 0.75, 2, 2)
+
+
+def test_the_share_of_labelled_answers_is_that_of_the_key():
+    record, other = an_attempt(at=NOON), an_attempt("b/mid", at=NOON)
+    stats = fed(record, other, an_attempt(at=NOON, stage="next"))
+    assert stats.labelled_share("review", "check", "", 0) == 0.0
+    stats.correct(record, previous=None, outcome=said(True))
+    assert stats.labelled_share("review", "check", "", 0) == 0.5
+    assert stats.labelled_share("review", "new", "", 0) is None
+    assert stats.labelled_share("review", "check", "", int(NOON // DAY) + 1) is None
 
 
 # -- eviction ----------------------------------------------------------------------------------------

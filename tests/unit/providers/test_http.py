@@ -7,6 +7,7 @@ import pytest
 
 from attune.errors import (
     ConnectionFailedError,
+    InvalidRequestError,
     MoneyGoneError,
     ProviderError,
     StreamBrokenError,
@@ -15,7 +16,6 @@ from attune.errors import (
 from attune.models.executor import AttemptBudget, EventKind
 from attune.models.registry import ModelInfo, ModelTier
 from attune.models.request import LLMRequest
-from attune.providers._http import _Connection
 from attune.providers.openai import OpenAIProvider
 from attune.providers.secret import Secret
 from support.upstream import Answer, FakeUpstream, chat_body
@@ -173,14 +173,17 @@ async def test_an_answer_that_stops_being_http_is_broken_at_once_and_what_came_b
         await provider.aclose()
 
 
-async def test_bytes_after_a_complete_answer_do_not_spoil_it() -> None:
-    connection = _Connection(asyncio.get_running_loop())
-    connection.set_response_params()
-    connection.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
-    _, body = await connection.read()
-    connection.data_received(b"garbage")
-    assert connection.exception() is not None
-    assert await body.read() == b"{}"
+@pytest.mark.parametrize("value", ["a\r\nx-forged: 1", "a\nb", "a\rb", "a\0b"])
+async def test_a_header_that_would_be_more_than_one_line_is_refused_before_anything_is_sent(
+    value: str,
+) -> None:
+    async with FakeUpstream() as upstream:
+        provider = OpenAIProvider("mine", base_url=upstream.chat_url, key=Secret(value, "env:KEY"))
+        with pytest.raises(InvalidRequestError, match="line break") as refused:
+            await ask(provider)
+        await provider.aclose()
+        assert upstream.received == []
+    assert value not in str(refused.value)
 
 
 async def test_no_error_leads_to_the_key_through_what_caused_it() -> None:

@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 
 from attune.errors import InvalidRequestError
+from attune.models.registry import ModelInfo, ModelTier
 from attune.models.request import Source
-from attune.wire.carrying import FATES, carried
+from attune.wire.carrying import FATES, carried, left_out
 from attune.wire.chat_door import ChatDoor
 from attune.wire.doors import Door
 from attune.wire.messages_door import MessagesDoor
 from attune.wire.responses_door import ResponsesDoor
 
+MODEL = ModelInfo("m", "mine", ModelTier.CAPABLE, 100_000, 4096)
 LEAST: dict[str, dict[str, Any]] = {
     "chat": {"model": "m", "messages": [{"role": "user", "content": "hi"}]},
     "messages": {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]},
@@ -152,7 +154,8 @@ def test_a_value_that_is_no_json_any_more_is_not_harmless() -> None:
 
 def test_the_names_of_strangers_are_kept_short() -> None:
     fields = {f"{'x' * 100}{number}": 1 for number in range(50)}
-    dropped = carried(source("chat", **fields), "messages").dropped
+    body = json.dumps(LEAST["chat"] | fields).encode()
+    dropped = left_out(DOORS["chat"].read(body).request, MODEL, "messages")
     assert len(dropped) == 21
     assert all(len(name) == 60 for name in dropped[:20])
     assert dropped[20] == "30 more"

@@ -16,6 +16,7 @@ from attune.models.executor import (
     ToolCallDelta,
 )
 from attune.models.request import (
+    ForcedTool,
     ImagePart,
     LLMRequest,
     Message,
@@ -135,7 +136,7 @@ class TestReading:
         assert request.tools[0].parameters["type"] == "object"
         assert len(request.tools[0].parameters) == 1
         assert str(request.tools[0].parameters) == '{"type": "object"}'
-        assert request.tool_choice == "look"
+        assert request.tool_choice == ForcedTool("look")
         assert read(tool_choice="required").tool_choice == "required"
 
     def test_a_refusal_of_the_model_is_its_text(self) -> None:

@@ -18,6 +18,7 @@ from attune.models.executor import (
     ToolCallDelta,
 )
 from attune.models.request import (
+    ForcedTool,
     ImagePart,
     LLMRequest,
     Message,
@@ -25,6 +26,7 @@ from attune.models.request import (
     TextPart,
     ThinkingPart,
     ToolCallPart,
+    ToolChoice,
     ToolResultPart,
 )
 from attune.models.telemetry import TokenUsage
@@ -123,11 +125,11 @@ class TestReading:
             ({"type": "auto"}, "auto"),
             ({"type": "none"}, "none"),
             ({"type": "any"}, "required"),
-            ({"type": "tool", "name": "look"}, "look"),
+            ({"type": "tool", "name": "look"}, ForcedTool("look")),
             ({"type": "some"}, None),
         ],
     )
-    def test_the_choice_among_tools_is_read(self, choice: dict[str, Any], read_as: str | None) -> None:
+    def test_the_choice_among_tools_is_read(self, choice: dict[str, Any], read_as: ToolChoice | None) -> None:
         tool = {"name": "look", "description": "looks", "input_schema": {"type": "object"}, "strict": True}
         request = read(tools=[tool], tool_choice=choice)
         assert request.tool_choice == read_as
@@ -282,9 +284,37 @@ class TestWritingAStream:
             "message_stop",
         ]
 
-    def test_pieces_of_calls_that_are_mixed_end_the_stream(self) -> None:
-        with pytest.raises(StreamBrokenError, match="mixes the pieces"):
-            written(ToolCallDelta(0, "a", "f"), ToolCallDelta(1, "b", "g"), ToolCallDelta(0, arguments="{}"))
+    def test_pieces_of_calls_that_are_mixed_become_blocks_one_after_the_other(self) -> None:
+        got = written(
+            ToolCallDelta(0, "call_0123456789a", "f", '{"a":'),
+            ToolCallDelta(1, "call_0123456789b", "g", '{"b'),
+            ToolCallDelta(0, arguments='"}\\"'),
+            ToolCallDelta(1, arguments='":2}'),
+            ToolCallDelta(0, arguments='"}'),
+            TextDelta("done"),
+            Terminal("tool_calls"),
+        )
+        assert got[2]["delta"]["partial_json"] == '{"a":'  # what comes first is not held up
+        kept = [e for e in got if e["type"] != "ping"]
+        assert len(got) - len(kept) == 2  # nor is the client left in doubt
+        assert [e["index"] for e in kept if "index" in e] == [0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
+        deltas = [e["delta"]["partial_json"] for e in kept if "delta" in e and e.get("index") == 0]
+        assert "".join(deltas) == '{"a":"}\\""}'
+
+    def test_a_call_without_arguments_is_awaited_until_the_answer_ends(self) -> None:
+        got = written(ToolCallDelta(0, "call_0123456789a", "f"), TextDelta("so"), Terminal("tool_calls"))
+        assert [e["content_block"]["type"] for e in got if "content_block" in e] == ["tool_use", "text"]
+
+    def test_more_of_a_call_that_was_complete_ends_the_stream_unless_it_is_blank(self) -> None:
+        calls = ToolCallDelta(0, "a", "f", "{}"), ToolCallDelta(1, "b", "g", "{}")
+        assert len(written(*calls, ToolCallDelta(0, arguments="\n"), Terminal("tool_calls"))) == 9
+        with pytest.raises(StreamBrokenError, match="goes on with a tool call"):
+            written(*calls, ToolCallDelta(0, arguments="{}"))
+
+    def test_no_more_is_held_back_than_a_body_may_be(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("attune.wire.blocks.MAX_BODY_BYTES", 10)
+        with pytest.raises(StreamBrokenError, match="above 10 bytes wait"):
+            written(ToolCallDelta(0, "a", "f"), TextDelta("12345"), TextDelta("67890é"))
 
     def test_a_sign_of_life_is_a_ping_event(self) -> None:
         assert written(None) == [{"type": "ping"}]

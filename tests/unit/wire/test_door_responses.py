@@ -18,6 +18,7 @@ from attune.models.executor import (
     ToolCallDelta,
 )
 from attune.models.request import (
+    ForcedTool,
     ImagePart,
     LLMRequest,
     Message,
@@ -151,7 +152,7 @@ class TestReading:
         ]
         request = read(tools=tools, tool_choice={"type": "function", "name": "see"})
         assert [(tool.name, dict(tool.parameters)) for tool in request.tools] == [("look", {}), ("see", {})]
-        assert request.tool_choice == "see"
+        assert request.tool_choice == ForcedTool("see")
         assert read(tool_choice="auto").tool_choice == "auto"
 
     @pytest.mark.parametrize(

@@ -137,6 +137,27 @@ def test_blocks_of_messages_that_are_none_of_ours_are_there() -> None:
     }
 
 
+def test_calls_are_told_apart_as_the_decoder_does_also_without_an_index_of_their_own() -> None:
+    def chunk(*calls: dict[str, Any]) -> bytes:
+        return sse({"choices": [{"index": 0, "delta": {"tool_calls": list(calls)}}]})
+
+    def call(call_id: str, arguments: str, **index: int) -> dict[str, Any]:
+        return {**index, "id": call_id, "function": {"name": "f", "arguments": arguments}}
+
+    end = sse({"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]})
+    for chunks in (
+        [
+            chunk(call("a", '{"x":1}', index=0)),
+            chunk(call("b", "{", index=0)),
+            chunk({"function": {"arguments": "}"}}),
+        ],
+        [chunk(call("a", '{"x":1}'), call("b", "{}"))],
+    ):
+        choice = whole("chat", [*chunks, end, b"data: [DONE]\n\n"])["choices"][0]
+        told = [(each["id"], each["function"]["arguments"]) for each in choice["message"]["tool_calls"]]
+        assert told == [("a", '{"x":1}'), ("b", "{}")]
+
+
 def test_a_tool_s_input_that_is_no_json_is_kept_as_text() -> None:
     call = {
         "type": "content_block_start",

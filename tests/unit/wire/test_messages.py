@@ -13,6 +13,7 @@ from attune.models.executor import (
     TextDelta,
     ThinkingDelta,
     ToolCallDelta,
+    Working,
 )
 from attune.models.registry import ModelInfo, ModelTier
 from attune.models.request import (
@@ -263,6 +264,7 @@ class TestStream:
         assert [e.parsed for e in events if e.parsed is not None] == [
             Meta("msg_1", "m"),
             TokenUsage(12, 1),
+            Working(),
             ThinkingDelta("hm"),
             ThinkingDelta("mm"),
             ThinkingDelta("", "sig-1"),
@@ -322,7 +324,14 @@ class TestStream:
             event("content_block_delta", index=2, delta={"type": "citations_delta", "citation": {}}),
             event("something_new", index=1),
         ]
-        assert {e.kind for e in decoded(b"".join(searching))} == {EventKind.PING}
+        events = decoded(b"".join(searching))
+        assert {e.kind for e in events} == {EventKind.PING}
+        lives = [e.parsed == Working() for e in events]
+        assert lives == [True, True, False, True, False, False]  # it began, was told what, and answered
+
+    def test_a_thought_that_is_not_shown_is_a_sign_of_life(self) -> None:
+        block = {"type": "thinking", "thinking": "", "signature": ""}
+        assert payloads(event("content_block_start", index=0, content_block=block)) == [Working()]
 
     @pytest.mark.parametrize(
         ("raw", "reason"),

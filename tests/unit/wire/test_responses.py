@@ -20,6 +20,7 @@ from attune.models.executor import (
     TextDelta,
     ThinkingDelta,
     ToolCallDelta,
+    Working,
 )
 from attune.models.folding import Fold
 from attune.models.registry import ModelInfo, ModelTier
@@ -266,6 +267,7 @@ class TestStream:
         events = decoded(stream)
         assert [e.parsed for e in events if e.parsed is not None] == [
             Meta("resp_1", "m"),
+            Working(),
             ThinkingDelta("hm"),
             ThinkingDelta("mm"),
             ThinkingDelta("", SIGNATURE),
@@ -292,8 +294,6 @@ class TestStream:
             b": keep-alive\n\n",
             event("response.queued", response={"id": "r"}),
             event("response.a_thing_of_tomorrow", delta={"no": "text"}, item=7, response="r"),
-            event("response.output_item.added", item={"type": "web_search_call", "arguments": {"q": 1}}),
-            event("response.output_item.done", item={"type": "mcp_call", "content": "x", "summary": 1}),
             event("response.output_text.delta", delta=""),
             event("response.reasoning_text.delta", delta=""),
             event("response.function_call_arguments.delta", output_index=9, delta="{"),
@@ -301,6 +301,23 @@ class TestStream:
     )
     def test_what_is_no_part_of_the_answer_is_a_ping(self, block: bytes) -> None:
         assert decoded(block) == [(EventKind.PING, block, None)]
+
+    def test_an_end_without_the_response_is_none(self) -> None:
+        with pytest.raises(StreamBrokenError, match="the end of the answer has no response"):
+            decoded(event("response.completed"))
+
+    @pytest.mark.parametrize(
+        "block",
+        [
+            event("response.output_item.added", item={"type": "web_search_call", "arguments": {"q": 1}}),
+            event("response.output_item.added", item={"type": "reasoning", "summary": []}),
+            event("response.output_item.done", item={"type": "mcp_call", "content": "x", "summary": 1}),
+            event("response.web_search_call.searching", item_id="w", output_index=0),
+            event("response.code_interpreter_call_code.delta", delta="x = 1"),
+        ],
+    )
+    def test_what_the_service_does_by_itself_is_a_sign_of_life(self, block: bytes) -> None:
+        assert decoded(block) == [(EventKind.PING, block, Working())]
 
     def test_parts_of_a_summary_are_paragraphs(self) -> None:
         def part(number: int, text: str) -> bytes:

@@ -15,11 +15,13 @@ from attune.models.policies.policy import (
     posterior_odds,
     with_floors,
 )
+from attune.models.policy_names import BUDGET_PERIODS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from attune.models.policies.policy import Feedback, Prospect, Setting
+    from attune.models.telemetry import Decided
 
 __all__ = ["Allowance", "BudgetPolicy"]
 
@@ -42,7 +44,6 @@ HOPELESS_FROM = 1.25
 """Ceilings that the recent calls cost at least: less is chance, and pays for itself in cheaper calls."""
 TIER_STEP = 10.0
 """How much dearer a tier is than the one below, until a cost is seen; so in the catalog, roughly."""
-_PERIODS = {"call": 0.0, "day": 86_400.0, "month": 30 * 86_400.0}
 
 
 class Allowance:
@@ -56,10 +57,10 @@ class Allowance:
     def __init__(self, usd: float, per: str = "call") -> None:
         if not (math.isfinite(usd) and usd > 0):
             raise InvalidRequestError(f"a budget must be above 0 dollars, not {usd!r}")
-        if per not in _PERIODS:
-            raise InvalidRequestError(f"a budget is per {', '.join(_PERIODS)}, not per {per!r}")
+        if per not in BUDGET_PERIODS:
+            raise InvalidRequestError(f"a budget is per {', '.join(BUDGET_PERIODS)}, not per {per!r}")
         self._usd = usd
-        self._period_s = _PERIODS[per]
+        self._period_s = BUDGET_PERIODS[per]
         self._last: float | None = None
         self.ceiling = 0.0 if self._period_s else usd
         self.balance = 0.0
@@ -84,14 +85,14 @@ class Allowance:
         return max(self.ceiling + self.balance / CORRECTED_OVER, 0.3 * self.ceiling)
 
     @property
+    def purse(self) -> float:
+        """USD that are there to be spent, with what may be spent ahead."""
+        return self.balance + OVERDRAFT_CALLS * self.ceiling
+
+    @property
     def overspent(self) -> bool:
         """Whether the debt is beyond what a surplus could ever have covered."""
         return self.balance < -LEARNING_SURPLUS_CALLS * self.ceiling
-
-    def affords(self, cost: float) -> bool:
-        """Whether a call may cost so much: a dear one has to leave a reserve for the usual ones."""
-        reserve = min(cost, RESERVE_CALLS * self.ceiling)
-        return cost + reserve <= self.balance + OVERDRAFT_CALLS * self.ceiling
 
 
 class _Step(NamedTuple):
@@ -100,6 +101,49 @@ class _Step(NamedTuple):
     reward: float
     cost: float
     sharpness: float
+
+
+class BudgetRule(NamedTuple):
+    """A candidate is worth ``mean - price * cost``. ``ceiling`` and ``purse`` are those of ``Allowance``,
+    ``hopeless`` that of ``_known_costs``.
+    """
+
+    price: float
+    ceiling: float
+    purse: float
+    hopeless: bool = False
+
+    def probabilities(self, prospects: Sequence[Prospect], setting: Setting) -> list[float]:
+        """As in ``Rule``."""
+        costs = _known_costs(prospects, hopeless=self.hopeless)
+        price, cheapest = self.price, min(costs)
+        most = max(self._most(), cheapest)
+        worth = [
+            p.mean - price * c if c <= most else -math.inf for p, c in zip(prospects, costs, strict=True)
+        ]
+        if not setting.explores:
+            return certain(max(range(len(worth)), key=worth.__getitem__), len(worth))
+        vector = posterior_odds(worth, [doubt(p) for p in prospects])
+        limit = min(max(EXPLORED_UP_TO * self.ceiling, cheapest), most)
+        affordable = [cost <= limit for cost in costs]
+        return with_floors(vector, exploration_floors(prospects, affordable))
+
+    def why_not(self, place: int, prospects: Sequence[Prospect]) -> str:
+        """As in ``Rule``."""
+        cost = _known_costs(prospects, hopeless=self.hopeless)[place]
+        if cost > self._most():
+            return f"${cost:.6f} is more than the budget has come to for one call so far"
+        return f"at ${cost:.6f} worth less than others, while a dollar is worth {self.price:.3g}"
+
+    def numbers(self) -> dict[str, object]:
+        """As in ``Rule``."""
+        return {"policy": BudgetPolicy.name, **self._asdict()}
+
+    def _most(self) -> float:
+        """The most that one call may cost: a dear one has to leave a reserve for the usual ones."""
+        return max(
+            self.purse - RESERVE_CALLS * self.ceiling, min(self.purse / 2, RESERVE_CALLS * self.ceiling)
+        )
 
 
 class BudgetPolicy:
@@ -122,22 +166,20 @@ class BudgetPolicy:
         self._price = 0.0
         self._settled = 0
 
+    def rule(self, prospects: Sequence[Prospect]) -> BudgetRule:  # noqa: ARG002
+        """As in ``LivePolicy``."""
+        return BudgetRule(self._price, self._allowance.ceiling, self._allowance.purse, self._hopeless())
+
     def probabilities(self, prospects: Sequence[Prospect], setting: Setting) -> list[float]:
         """As in ``Policy``."""
-        allowance = self._allowance
-        costs = _known_costs(prospects, hopeless=self._hopeless())
-        cheapest = min(costs)
-        may = [cost <= cheapest or allowance.affords(cost) for cost in costs]
-        worth = [
-            p.mean - self._price * c if m else -math.inf
-            for p, c, m in zip(prospects, costs, may, strict=True)
-        ]
-        if not setting.explores:
-            return certain(max(range(len(worth)), key=worth.__getitem__), len(worth))
-        vector = posterior_odds(worth, [doubt(p) for p in prospects])
-        limit = max(EXPLORED_UP_TO * allowance.ceiling, cheapest)
-        affordable = [m and cost <= limit for m, cost in zip(may, costs, strict=True)]
-        return with_floors(vector, exploration_floors(prospects, affordable))
+        return self.rule(prospects).probabilities(prospects, setting)
+
+    def book(self, cost: float) -> None:
+        """Pay for one more attempt of a call that was settled."""
+        self._allowance.balance -= cost
+
+    def judge(self, decided: Decided, model: str, reward: float, *, changed: bool) -> None:
+        """Nothing: rewards are in the beliefs."""
 
     def settle(self, feedback: Feedback) -> None:
         """Book the income and the cost of a call, and remember what it could choose among."""

@@ -9,11 +9,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from attune.models.evidence import Path
+    from attune.models.telemetry import Decided
 
 __all__ = [
     "Feedback",
+    "LivePolicy",
     "Policy",
     "Prospect",
+    "Rule",
     "Setting",
     "certain",
     "doubt",
@@ -31,6 +34,7 @@ RESHAPED = 0.25
 """A model's posterior standard deviation at a key is used at this share. Plain Thompson sampling explores
 too much over a few thousand calls; Chapelle and Li (2011) found a quarter to a half best on theirs.
 """
+RESHAPED_VARIANCE = RESHAPED**2
 INDIFFERENCE = 0.005
 """Differences of reward that are not worth telling apart."""
 
@@ -67,7 +71,8 @@ class Setting(NamedTuple):
 
 class Feedback(NamedTuple):
     """What came of a call: what it chose among, the model it chose, the reward (``None`` not judged), USD
-    (``None`` unknown), and whether the model was then found to have changed.
+    (``None`` unknown), whether the model was then found to have changed, and the models that could have been
+    drawn (``None``: all of them).
     """
 
     path: Path
@@ -77,6 +82,7 @@ class Feedback(NamedTuple):
     cost: float | None
     now: float
     changed: bool = False
+    among: Sequence[str] | None = None
 
 
 class Policy(Protocol):
@@ -92,7 +98,37 @@ class Policy(Protocol):
         ...
 
     def settle(self, feedback: Feedback) -> None:
-        """Learn what came of a call that this policy decided."""
+        """Learn what came of a call that this policy decided, with its reward if that is known already."""
+        ...
+
+
+class Rule(Protocol):
+    """What a policy goes by at one moment: nothing that it learns later changes it."""
+
+    def probabilities(self, prospects: Sequence[Prospect], setting: Setting) -> list[float]:
+        """How probable each candidate is to be drawn; they sum to 1."""
+        ...
+
+    def why_not(self, place: int, prospects: Sequence[Prospect]) -> str:
+        """Why the candidate at ``place`` gets no call, in words."""
+        ...
+
+    def numbers(self) -> dict[str, object]:
+        """What it goes by, as the record of a decision keeps it; ``rule_of`` makes the rule of it again."""
+        ...
+
+
+class LivePolicy(Policy, Protocol):
+    """A policy that decides calls as they come, whose rewards come later."""
+
+    def rule(self, prospects: Sequence[Prospect]) -> Rule:
+        """What it goes by now, for a choice among these."""
+        ...
+
+    def judge(self, decided: Decided, model: str, reward: float, *, changed: bool) -> None:
+        """Learn the reward of a call that was settled without one, and was ``decided`` for ``model``, which
+        was then found to have ``changed`` or not.
+        """
         ...
 
 
@@ -119,8 +155,9 @@ def doubt(prospect: Prospect) -> float:
     """The variance that exploring goes by: what is not known of the model as such, which few calls settle for
     all keys, counts twice as much as what is not known of it at this key.
     """
-    shared = min(prospect.ability_sd, prospect.sd)
-    return RESHAPED**2 * (prospect.sd**2 + 3 * shared * shared)
+    _, _, sd, _, _, _, _, _, shared = prospect
+    shared = shared if shared < sd else sd
+    return RESHAPED_VARIANCE * (sd * sd + 3 * shared * shared)
 
 
 def posterior_odds(values: Sequence[float], variances: Sequence[float]) -> list[float]:
@@ -151,11 +188,12 @@ def exploration_floors(prospects: Sequence[Prospect], affordable: Sequence[bool]
 
 def with_floors(vector: Sequence[float], floors: Sequence[float]) -> list[float]:
     """The vector with what is below its floor raised to it, at the cost of what is above in proportion."""
-    if sum(floors) >= 1:
-        return [f / sum(floors) for f in floors]
-    lacking = sum(max(f - p, 0.0) for p, f in zip(vector, floors, strict=True))
+    least = sum(floors)
+    if least >= 1:
+        return [f / least for f in floors]
+    spare = [p - f for p, f in zip(vector, floors, strict=True)]
+    lacking = -sum([s for s in spare if s < 0])
     if lacking <= 0:
         return list(vector)
-    above = sum(max(p - f, 0.0) for p, f in zip(vector, floors, strict=True))
-    kept = 1 - lacking / above
-    return [f + max(p - f, 0.0) * kept for p, f in zip(vector, floors, strict=True)]
+    kept = 1 - lacking / sum([s for s in spare if s > 0])
+    return [f + s * kept if s > 0 else f for s, f in zip(spare, floors, strict=True)]

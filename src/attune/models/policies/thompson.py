@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from attune.models.policies.policy import Feedback, Prospect, Setting
+    from attune.models.telemetry import Decided
 
 __all__ = ["ThompsonPolicy"]
 
@@ -19,6 +20,10 @@ class ThompsonPolicy:
 
     name = "thompson"
 
+    def rule(self, prospects: Sequence[Prospect]) -> ThompsonPolicy:  # noqa: ARG002
+        """Itself: what changes is in the prospects."""
+        return self
+
     def probabilities(self, prospects: Sequence[Prospect], setting: Setting) -> list[float]:
         """As in ``Policy``; the highest mean for certain when exploring is not allowed."""
         means = [p.mean for p in prospects]
@@ -27,5 +32,16 @@ class ThompsonPolicy:
         vector = posterior_odds(means, [doubt(p) for p in prospects])
         return with_floors(vector, exploration_floors(prospects, [True] * len(means)))
 
+    def why_not(self, place: int, prospects: Sequence[Prospect]) -> str:  # noqa: ARG002
+        """As in ``Rule``."""
+        return "believed to be worse, and exploring is off"
+
+    def numbers(self) -> dict[str, object]:
+        """As in ``Rule``."""
+        return {"policy": self.name}
+
     def settle(self, feedback: Feedback) -> None:
+        """Nothing beyond the beliefs, which others keep."""
+
+    def judge(self, decided: Decided, model: str, reward: float, *, changed: bool) -> None:
         """Nothing beyond the beliefs, which others keep."""

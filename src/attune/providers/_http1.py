@@ -263,7 +263,10 @@ class Wire(asyncio.Protocol):
         if self._head_bytes > MAX_HEAD_BYTES:
             raise NotHTTPError("its head is too large")
         if self._in_head:
-            self.headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
+            known, text = name.decode("latin-1").lower(), value.decode("latin-1")
+            if known == "transfer-encoding" and known in self.headers:
+                text = f"{self.headers.pop(known)}, {text}"
+            self.headers.setdefault(known, text)
 
     def on_headers_complete(self) -> None:
         """The head is complete, perhaps that of an interim answer such as 100 Continue."""
@@ -271,10 +274,15 @@ class Wire(asyncio.Protocol):
         self.status = self._parser.get_status_code()
         self._frame_bytes = 0
         if 100 <= self.status < 200 and self.status != 101:
+            self._head_bytes += _OF_A_HEADER  # there may not be any number of them
+            if self._head_bytes > MAX_HEAD_BYTES:
+                raise NotHTTPError("its head is too large")
             return
         self._in_head = False
-        chunked = "chunked" in self.headers.get("transfer-encoding", "").lower()
-        self._until_closed = not chunked and "content-length" not in self.headers
+        encoding = self.headers.get("transfer-encoding", "identity").strip().lower()
+        if encoding not in {"chunked", "identity"}:
+            raise NotHTTPError("it is encoded for the transfer in a way that was not asked for")
+        self._until_closed = encoding == "identity" and "content-length" not in self.headers
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""

@@ -297,3 +297,26 @@ async def test_who_hangs_up_in_the_middle_of_a_request_waits_for_nothing() -> No
         assert wire.closed is None or wire.closed.done()
         assert not wire.sent
         gone.set()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"transfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n",
+        b"transfer-encoding: gzip, chunked\r\n",
+        b"transfer-encoding: chunked, identity\r\n",
+    ],
+)
+async def test_an_answer_in_an_encoding_that_is_not_chunks_alone_is_refused_not_cut_off(
+    headers: bytes,
+) -> None:
+    async with connected(saying(OK + headers + b"\r\n10\r\nabc", keeps=False)) as wire:
+        with pytest.raises(NotHTTPError):
+            await whole(wire)
+
+
+async def test_interim_answers_without_end_are_refused() -> None:
+    interim = b"HTTP/1.1 100 Continue\r\n\r\n" * (MAX_HEAD_BYTES // 8)
+    async with connected(saying(interim + BY_LENGTH)) as wire:
+        with pytest.raises(NotHTTPError):
+            await whole(wire)

@@ -1,5 +1,5 @@
-"""Worker of ``gateway_lag.py``: an upstream that throws bodies away and answers a short stream, or a long one
-for the model "long". Prints its port.
+"""Worker of ``gateway_lag.py``: an upstream that throws bodies away and answers a short stream, or below
+"/long" a long one: below "/words" word by word, below "/whole" in one body. Prints its port.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ PIECE = "lorem ipsum \\n" * 1000
 LONG = 800
 """Pieces of the long answer: 10 MB."""
 
+WORDS = 65_000
+"""Events of a word each: 10 MB."""
 
-def chat(pieces: int) -> bytes:
+
+def chat(pieces: int, piece: str = "ok") -> bytes:
     """A Chat Completions stream."""
     head = '{"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":'
     delta = head + '[{"index":0,"delta":{"content":%s},"finish_reason":null}]}'
-    texts = [json.dumps("ok")] if pieces == 1 else [f'"{PIECE}"'] * pieces
-    events = [delta % text for text in texts]
+    events = [delta % f'"{piece}"'] * pieces
     events.append(head + '[{"index":0,"delta":{},"finish_reason":"stop"}]}')
     events.append(head + '[],"usage":{"prompt_tokens":9,"completion_tokens":9,"total_tokens":18}}')
     return "".join(f"data: {each}\n\n" for each in (*events, "[DONE]")).encode()
@@ -38,7 +40,22 @@ def messages() -> bytes:
     return "".join(f"event: {each['type']}\ndata: {json.dumps(each)}\n\n" for each in events).encode()
 
 
-SHORT_CHAT, LONG_CHAT, MESSAGES = chat(1), chat(LONG), messages()
+def whole() -> bytes:
+    """A Chat Completions body."""
+    head = '{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":'
+    message = '{"role":"assistant","content":"%s"},"finish_reason":"stop"}]' % (PIECE * LONG)
+    usage = '"usage":{"prompt_tokens":9,"completion_tokens":9,"total_tokens":18}'
+    return f"{head}{message},{usage}}}".encode()
+
+
+ANSWERS = {
+    b"/long": chat(LONG, PIECE),
+    b"/whole": whole(),
+    b"/words": chat(WORDS, "lorem "),
+    b"/v1/messages": messages(),
+    b"/v1/chat": chat(1),
+}
+"""By how the path begins."""
 
 
 class Upstream(asyncio.BufferedProtocol):
@@ -70,8 +87,9 @@ class Upstream(asyncio.BufferedProtocol):
             self._head = b""
 
     def _answer(self, path: bytes) -> None:
-        body = MESSAGES if b"messages" in path else LONG_CHAT if b"long" in path else SHORT_CHAT
-        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n" % len(body)
+        body = next(body for begins, body in ANSWERS.items() if path.startswith(begins))
+        kind = b"application/json" if path.startswith(b"/whole") else b"text/event-stream"
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n" % (kind, len(body))
         self._transport.write(head + body)
 
 

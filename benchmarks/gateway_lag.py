@@ -44,12 +44,20 @@ api_key = "env:KEY"
 kind = "openai"
 base_url = "{url}/long/v1"
 api_key = "env:KEY"
+[providers.whole]
+kind = "openai"
+base_url = "{url}/whole/v1"
+api_key = "env:KEY"
+[providers.words]
+kind = "openai"
+base_url = "{url}/words/v1"
+api_key = "env:KEY"
 [providers.messages]
 kind = "anthropic"
 base_url = "{url}"
 api_key = "env:KEY"
 [routing]
-allow_providers = ["chat", "long", "messages"]
+allow_providers = ["chat", "long", "whole", "words", "messages"]
 """
 _MODEL = """\
 [[models]]
@@ -115,6 +123,8 @@ CASES: dict[str, Any] = {
     "5,000 messages, Chat to Messages": lambda: request(CHAT, "messages-model", turns()),
     "an answer of 10 MB": lambda: request(CHAT, "long-model", small()),
     "an answer of 10 MB, streamed": lambda: request(CHAT, "long-model", small(), stream=True),
+    "an answer of 10 MB, word by word": lambda: request(CHAT, "words-model", small(), stream=True),
+    "an answer of 10 MB in one body": lambda: request(CHAT, "whole-model", small()),
     "count_tokens of a text": lambda: request(COUNT, "messages-model", text()),
     "count_tokens, small": lambda: request(COUNT, "messages-model", small()),
 }
@@ -203,7 +213,7 @@ def main() -> None:
     names = [name for name in CASES if not options.cases or any(part in name for part in options.cases)]
     with tempfile.TemporaryDirectory() as folder, worker("_lag_upstream.py") as (_, upstream):
         config = _PROVIDERS.format(url=f"http://127.0.0.1:{upstream}")
-        config += "".join(_MODEL.format(name=name) for name in ("chat", "long", "messages"))
+        config += "".join(_MODEL.format(name=name) for name in ("chat", "long", "whole", "words", "messages"))
         path = Path(folder) / "config.toml"
         path.write_text(config)
         os.environ.update(ATTUNE_HOME=folder, KEY="not-a-secret")

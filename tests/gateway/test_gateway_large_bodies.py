@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from attune.gateway.bodies import Bodies, keep_freed_memory
-from attune.gateway.http import HTTPError, Request
+from attune.gateway.http import PIECE_BYTES, HTTPError, Request, send_body
 from support.gateway import Gate, gateway
-from support.upstream import Answer
+from support.upstream import Answer, chat_body
 
 CHAT = "/v1/chat/completions"
 WIDE = '[[models]]\nid = "{id}"\nprovider = "{provider}"\ntier = "premium"\ncontext_window = 100000000\n'
@@ -82,6 +82,43 @@ async def test_a_large_answer_comes_whole(tmp_path: Path) -> None:
                 else:
                     got = (await client.chat.completions.create(**asked)).choices[0].message.content
             assert got == PROSE
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_large_answer_of_a_provider_that_does_not_stream_comes_whole(
+    tmp_path: Path, stream: bool
+) -> None:
+    async with gateway(tmp_path) as gate:
+        body = chat_body(Answer(text=PROSE), "beta")
+        gate.second.then(Answer(content_type="application/json", body=body))
+        asked = {"model": "beta", "messages": [{"role": "user", "content": "hi"}], "stream": stream}
+        async with gate.http.post(gate.url + CHAT, json=asked) as answer:
+            came = await answer.read()
+    if not stream:
+        assert came == body
+        return
+    lines = [each.removeprefix(b"data: ") for each in came.splitlines() if each.startswith(b"data: {")]
+    deltas = [choice["delta"] for each in lines for choice in json.loads(each)["choices"]]
+    assert "".join(each.get("content") or "" for each in deltas) == PROSE
+
+
+async def test_others_have_their_turn_between_the_pieces_of_a_large_answer() -> None:
+    rounds, written_at = 0, []
+
+    async def go_round() -> None:
+        nonlocal rounds
+        while True:
+            await asyncio.sleep(0)
+            rounds += 1
+
+    async def send(message: Any) -> None:  # a client that takes whatever comes
+        written_at.append(rounds)
+
+    others = asyncio.create_task(go_round())
+    await asyncio.sleep(0)
+    await send_body(send, b"x" * PIECE_BYTES * 20)
+    others.cancel()
+    assert len(written_at) == len(set(written_at)) == 21
 
 
 async def test_what_makes_no_sense_in_a_large_body_is_named_with_its_place(tmp_path: Path) -> None:

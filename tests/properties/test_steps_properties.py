@@ -11,10 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from attune.errors import InvalidRequestError
-from attune.wire import steps
+from attune.wire import chat, messages, responses, steps
 from attune.wire.chat_door import ChatDoor
+from attune.wire.errors import ErrorMapper
 from attune.wire.messages_door import MessagesDoor
 from attune.wire.responses_door import ResponsesDoor
+from support.upstream import Answer, chat_body, messages_body
+from support.upstream_responses import responses_body
 
 TEXTS = st.lists(
     st.sampled_from(
@@ -116,6 +119,35 @@ def test_a_text_is_cut_between_its_characters(value: str, ascii_only: bool, lone
 @given(value=JSONS)
 def test_what_is_written_in_steps_is_the_same_bytes(value: Any) -> None:
     assert steps.encode(value) == msgspec.json.encode(value)
+
+
+@given(pieces=st.lists(TEXTS, max_size=9))
+def test_a_text_in_pieces_is_written_as_the_text_that_they_make(pieces: list[str]) -> None:
+    whole = msgspec.json.encode({"a": ["".join(pieces)]})
+    assert steps.encode({"a": [steps.Pieces(pieces)]}) == whole
+
+
+@pytest.mark.parametrize(
+    ("decode", "write"),
+    [
+        (chat.decode_body, chat_body),
+        (messages.decode_body, messages_body),
+        (responses.decode_body, responses_body),
+    ],
+)
+@given(text=TEXTS.filter(bool), thinking=TEXTS, arguments=JSONS)
+@settings(max_examples=60, deadline=None)
+def test_an_answer_read_in_steps_is_the_same_events(
+    decode: Any, write: Any, text: str, thinking: str, arguments: Any
+) -> None:
+    calls = (("call_0123456789a", "look", json.dumps({"at": arguments})),)
+    body = write(Answer(text=text, thinking=thinking, tool_calls=calls), "m")
+    in_steps, small = decode(body, ErrorMapper("mine", "m")), steps.STEP
+    steps.STEP = 1 << 30
+    try:
+        assert in_steps == decode(body, ErrorMapper("mine", "m"))
+    finally:
+        steps.STEP = small
 
 
 @given(value=st.dictionaries(TEXTS, TEXTS.map(lambda text: text * 9), max_size=4))

@@ -225,6 +225,7 @@ async def send_body(send: Callable[[Any], Awaitable[None]], content: bytes, *, m
         return
     for piece in pieces(content):
         await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await asyncio.sleep(0)  # the socket may take it all, and others are to have their turn
     if not more:
         await send({"type": "http.response.body", "body": b""})
 

@@ -51,6 +51,14 @@ YOUNG_OBJECTS = 10_000
 700 are made by one request: it then takes a tenth of the time.
 """
 
+YOUNG_PASSES = 3
+"""After so many of those it looks through all that they have left: 30,000 objects, in 1 ms. Its usual 10 make
+it 4, while conversations of thousands of messages are read.
+"""
+
+MIDDLE_PASSES = 30
+"""After so many of those it looks through everything: as seldom as it usually does."""
+
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises ``InvalidRequestError`` where that is not possible."""
@@ -78,7 +86,7 @@ async def serve(runtime: Runtime, listening: socket.socket, *, on_ready: Callabl
     host, config = listening.getsockname()[0], runtime.config.gateway
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS, 10, 10)
+    gc.set_threshold(YOUNG_OBJECTS, YOUNG_PASSES, MIDDLE_PASSES)
     keep_freed_memory()
     gatekeeper = Gatekeeper(runtime.store)
     gateway = Gateway(runtime, gatekeeper, config, clock=SYSTEM_CLOCK, loopback=is_loopback(host))

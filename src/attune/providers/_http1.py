@@ -60,7 +60,7 @@ class Wire(asyncio.Protocol):
         self._until_closed = False
         self._complete = False
         self._failure: Exception | None = None
-        self._pieces: deque[bytes] = deque()
+        self._pieces: deque[bytes | memoryview] = deque()
         self._held = 0
         self._head_bytes = 0
         self._frame_bytes = 0
@@ -127,18 +127,20 @@ class Wire(asyncio.Protocol):
             if self._complete:
                 return b""
             await self._more()
-        taken, left = [], most
+        taken: list[bytes | memoryview] = []
+        left = most
         while self._pieces and left:
             piece = self._pieces.popleft()
             if len(piece) > left:
-                self._pieces.appendleft(piece[left:])
-                piece = piece[:left]
+                rest = memoryview(piece)  # or what is left of a large piece would be copied each time
+                self._pieces.appendleft(rest[left:])
+                piece = rest[:left]
             taken.append(piece)
             left -= len(piece)
         self._held -= most - left
         if self._paused and self._held <= HIGH_WATER_BYTES // 2:
             self._pause(paused=False)
-        return taken[0] if len(taken) == 1 else b"".join(taken)
+        return b"".join(taken)
 
     @property
     def at_end(self) -> bool:

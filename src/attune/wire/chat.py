@@ -18,6 +18,7 @@ from attune.models.executor import (
 )
 from attune.models.request import ForcedTool, ImagePart, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
 from attune.models.telemetry import TokenUsage
+from attune.wire import steps
 from attune.wire.conversation import portable
 from attune.wire.decoder import StreamDecoder, events_of
 from attune.wire.encoder import JSON_INSTRUCTION, effort, is_strict, openai_version, to_json
@@ -340,7 +341,7 @@ class ChatDecoder(StreamDecoder):
 def decode_body(body: bytes, errors: ErrorMapper) -> list[StreamEvent]:
     """The events of a whole answer. Raises ``ProviderError`` for an error or an incomplete body."""
     try:
-        answer = _decode(body)
+        answer: _Answer = steps.decode(body, _Answer)
     except MALFORMED as error:
         raise errors.broken(f"the answer is not Chat Completions JSON: {error}") from error
     if answer.is_error:

@@ -27,6 +27,7 @@ from attune.wire.doors import (
     decoded,
 )
 from attune.wire.steps import decode
+from attune.wire.turns import turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -175,6 +176,7 @@ def _conversation(given: Sequence[_Message], notes: Notes) -> tuple[str, tuple[M
     messages: list[Message] = []
     results: list[Part] = []
     for message in given:
+        turn()
         notes.hints_in(message, "name", "reasoning_content")
         if message.role == "tool":
             text = _text(message.content, notes)

@@ -10,6 +10,7 @@ import msgspec
 
 from attune.models.request import Message, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
 from attune.wire.errors import MALFORMED
+from attune.wire.turns import turn
 
 if TYPE_CHECKING:
     import re
@@ -33,6 +34,7 @@ def portable(messages: Sequence[Message], *, provider: str, call_ids: re.Pattern
     """
     ids = _CallIds(call_ids)
     for message in messages:
+        turn()
         if message.role == "assistant":
             ids.next_turn()
         if _BOUND.isdisjoint(map(type, message.content)):

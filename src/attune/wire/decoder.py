@@ -48,7 +48,13 @@ _KINDS: dict[type, EventKind] = {
 
 
 class Decoder(Protocol):
-    """Takes an answer's bytes in pieces of any size. Both methods raise ``ProviderError``."""
+    """Takes an answer's bytes in pieces of any size. Both methods raise ``ProviderError``.
+
+    ``held`` is how many bytes ``finish`` has to read.
+    """
+
+    @property
+    def held(self) -> int: ...
 
     def feed(self, chunk: bytes) -> Iterator[StreamEvent]:
         """Yield the events that ``chunk`` completes; exhaust it before the next call."""
@@ -72,6 +78,7 @@ class StreamDecoder(ABC):
     """
 
     protocol = ""
+    held = 0
 
     def __init__(self, errors: ErrorMapper) -> None:
         self._errors = errors
@@ -123,15 +130,17 @@ class BodyDecoder:
     ) -> None:
         self._decode = decode
         self._errors = errors
-        self._body = bytearray()
+        self._chunks: list[bytes] = []
+        self.held = 0
 
     def feed(self, chunk: bytes) -> Iterator[StreamEvent]:
         """Keep ``chunk``; a body above ``MAX_BODY_BYTES`` is refused."""
-        self._body += chunk
-        if len(self._body) > MAX_BODY_BYTES:
+        self._chunks.append(chunk)
+        self.held += len(chunk)
+        if self.held > MAX_BODY_BYTES:
             raise self._errors.broken(f"the answer is above {MAX_BODY_BYTES} bytes")
         return iter(())
 
     def finish(self) -> Iterator[StreamEvent]:
         """Yield the events of the whole body."""
-        return iter(self._decode(bytes(self._body), self._errors))
+        return iter(self._decode(b"".join(self._chunks), self._errors))

@@ -26,6 +26,7 @@ from attune.wire.door_errors import ErrorAnswer, fault_of, headers_of, relayed_b
 from attune.wire.errors import MALFORMED
 from attune.wire.redaction import one_line
 from attune.wire.steps import STEP
+from attune.wire.turns import turn
 from attune.wire.weights import unread_tokens
 
 if TYPE_CHECKING:
@@ -157,7 +158,9 @@ def decoded(body: bytes, decode: Callable[[bytes], _T]) -> tuple[_T, dict[str, A
         raise InvalidRequestError("the body is empty; send a JSON object")
     try:
         _check_utf8(body)
-        return decode(body), _fields(body)
+        asked = decode(body)
+        turn()
+        return asked, _fields(body)
     except MALFORMED as error:
         raise InvalidRequestError(sentence(error)) from None
 
@@ -167,6 +170,7 @@ def _check_utf8(body: bytes) -> None:
     if not body.isascii():
         decode = getincrementaldecoder("utf-8")().decode
         for start in range(0, len(body), STEP):  # not at once: see ``STEP``
+            turn()
             decode(body[start : start + STEP])
         decode(b"", final=True)
 

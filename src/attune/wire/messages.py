@@ -19,6 +19,7 @@ from attune.models.executor import (
 )
 from attune.models.request import ForcedTool, ImagePart, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
 from attune.models.telemetry import TokenUsage
+from attune.wire import steps
 from attune.wire.conversation import portable
 from attune.wire.decoder import StreamDecoder, events_of
 from attune.wire.encoder import JSON_INSTRUCTION, effort, to_json
@@ -240,7 +241,6 @@ class _Event(msgspec.Struct):
 
 
 _decode_event = msgspec.json.Decoder(_Event).decode
-_decode_message = msgspec.json.Decoder(_Message).decode
 
 
 class _UsageTotal:
@@ -383,7 +383,7 @@ def decode_body(body: bytes, errors: ErrorMapper) -> list[StreamEvent]:
     payloads: list[Payload] = []
     content = _Content()
     try:
-        message = _decode_message(body)
+        message: _Message = steps.decode(body, _Message)
         for index, block in enumerate(message.content or ()):
             payloads += filter(None, (content.started(index, block), content.stopped(index)))
     except MALFORMED as error:

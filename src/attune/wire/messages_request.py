@@ -31,6 +31,7 @@ from attune.wire.errors import MALFORMED
 from attune.wire.messages import REDACTED
 from attune.wire.seal import unseal
 from attune.wire.steps import decode
+from attune.wire.turns import turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -153,6 +154,7 @@ def _conversation(asked: _Request, notes: Notes) -> tuple[str, tuple[Message, ..
     system = [_system_text(asked.system or "", notes)]
     messages: list[Message] = []
     for message in asked.messages:
+        turn()
         match message.role:
             case "user" | "assistant":
                 parts = tuple(_parts(message.content, notes))

@@ -10,6 +10,7 @@ import msgspec
 from attune.models.executor import Meta, Payload, StreamEvent, Terminal, Working
 from attune.models.request import ForcedTool, ImagePart, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
 from attune.models.telemetry import TokenUsage
+from attune.wire import steps
 from attune.wire.conversation import portable
 from attune.wire.decoder import StreamDecoder, events_of
 from attune.wire.encoder import JSON_INSTRUCTION, effort, is_strict, openai_version, to_json
@@ -285,7 +286,7 @@ class ResponsesDecoder(StreamDecoder):
 def decode_body(body: bytes, errors: ErrorMapper) -> list[StreamEvent]:
     """The events of a whole response. Raises ``ProviderError`` for an error or an incomplete body."""
     try:
-        response = _decode_response(body)
+        response: _Response = steps.decode(body, _Response)
         if bytes(response.error) != b"null":
             raise errors.from_event(_failure(response))
         if response.status not in {"completed", "incomplete"} or response.output is None:

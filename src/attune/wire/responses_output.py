@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from attune.models.executor import Payload, TextDelta, ThinkingDelta, ToolCallDelta, Working
+from attune.wire.steps import decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,7 +41,6 @@ class _Kind(msgspec.Struct, gc=False):
     type: str = ""
 
 
-_decode_item = msgspec.json.Decoder(_Item).decode
 _decode_kind = msgspec.json.Decoder(_Kind).decode
 _READ_ITEMS = {"message", "reasoning", "function_call"}
 
@@ -131,7 +131,10 @@ class Output:
 
 
 def _read_item(raw: msgspec.Raw) -> _Item:
-    return _decode_item(raw) if _decode_kind(raw).type in _READ_ITEMS else _Item()
+    if _decode_kind(raw).type not in _READ_ITEMS:
+        return _Item()
+    item: _Item = decode(raw, _Item)
+    return item
 
 
 def _reasoned(item: _Item, *, whole: bool) -> Payload:

@@ -31,6 +31,7 @@ from attune.wire.doors import (
 )
 from attune.wire.seal import unseal
 from attune.wire.steps import decode
+from attune.wire.turns import turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -175,6 +176,7 @@ def _conversation(asked: _Request, notes: Notes) -> tuple[str, tuple[Message, ..
 def _said(items: Sequence[_Item], system: list[str], notes: Notes) -> Iterator[tuple[Role, Part]]:
     """Who says each part; what developers say is added to ``system``."""
     for place, item in enumerate(items):
+        turn()
         match item.type, item.role:
             case "message", "user":
                 yield from (("user", part) for part in _parts(item.content, notes))

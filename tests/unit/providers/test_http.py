@@ -1,5 +1,6 @@
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
@@ -13,11 +14,15 @@ from attune.errors import (
     StreamBrokenError,
     ThrottledError,
 )
-from attune.models.executor import AttemptBudget, EventKind
+from attune.models.executor import AttemptBudget, EventKind, StreamEvent
 from attune.models.registry import ModelInfo, ModelTier
 from attune.models.request import LLMRequest
+from attune.providers._http import HTTPTransport
 from attune.providers.openai import OpenAIProvider
 from attune.providers.secret import Secret
+from attune.wire import chat
+from attune.wire.decoder import BodyDecoder
+from attune.wire.errors import ErrorMapper
 from support.upstream import Answer, FakeUpstream, chat_body
 
 MODEL = ModelInfo("m", "mine", ModelTier.CHEAP, 1000, 100)
@@ -259,3 +264,24 @@ async def test_the_request_is_json_of_the_length_announced() -> None:
         await provider.aclose()
     (seen,) = upstream.received
     assert int(seen.headers["content-length"]) == len(json.dumps(seen.body, separators=(",", ":")))
+
+
+@pytest.mark.parametrize(("words", "beside"), [(10, False), (100_000, True)])
+async def test_a_large_answer_in_one_body_is_read_beside_the_loop(words: int, beside: bool) -> None:
+    readers: list[threading.Thread] = []
+
+    def decode(body: bytes, errors: ErrorMapper) -> list[StreamEvent]:
+        readers.append(threading.current_thread())
+        return chat.decode_body(body, errors)
+
+    body = chat_body(Answer(text="word " * words), "m")
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+    async with server_that_says(head + body) as (address, _), asyncio.timeout(60):
+        transport, errors = HTTPTransport(), ErrorMapper("mine", "m")
+        reader = BodyDecoder(decode, errors)
+        given = {"errors": errors, "streams": False, "of_stream": reader, "of_body": reader}
+        stream = await transport.post(f"http://{address}", {}, b"{}", connect_s=10, **given)  # type: ignore[arg-type]
+        events = [event async for event in stream]
+        await transport.aclose()
+    assert events == chat.decode_body(body, errors)
+    assert [each is not threading.main_thread() for each in readers] == [beside]

@@ -207,3 +207,27 @@ def test_it_is_needed_for_the_tools_of_a_server() -> None:
     source = MessagesDoor().read(json.dumps(body).encode()).request.source
     assert source is not None
     assert only_here(source)
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n\r\n", b"\n\n"])
+def test_a_body_is_passed_on_as_it_came_however_it_ends(end: bytes) -> None:
+    came = json.dumps(json.loads(chat_body(TALK, "m")), indent=1).encode() + end
+    body = WholeBody("chat")
+    for event in decode_chat_body(came, ERRORS):
+        body.feed(event)
+    assert body.finish() == came
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r", b"\r\n"])
+def test_an_event_that_begins_like_a_body_is_an_event(line_end: bytes) -> None:
+    chunk = {"id": "c", "choices": [{"index": 0, "delta": {"content": "hi"}, "finish_reason": "stop"}]}
+    lines = (b"{: no field", b"data: " + json.dumps(chunk).encode(), b"", b"data: [DONE]", b"", b"")
+    assert whole("chat", [line_end.join(lines)])["choices"][0]["message"] == {"content": "hi"}
+
+
+def test_a_long_text_is_all_the_pieces_that_came() -> None:
+    pieces = [f'{place}: жизнь, "quoted"\n' * 500 for place in range(100)]
+    chunks = [{"id": "c", "choices": [{"index": 0, "delta": {"content": each}}]} for each in pieces]
+    ending = {"id": "c", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    stream = [*(sse(each) for each in (*chunks, ending)), b"data: [DONE]\n\n"]
+    assert whole("chat", stream)["choices"][0]["message"]["content"] == "".join(pieces)

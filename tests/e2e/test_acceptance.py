@@ -21,6 +21,8 @@ from attune.stores.sqlite import SqliteStore
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from support.upstream import Received
 from support.stalls import anew_after_a_stall
 from support.upstream import Answer, FakeUpstream
 
@@ -355,10 +357,17 @@ async def test_a_slow_upstream_is_overtaken_by_another_after_a_restart_too(world
     async with world.runtime() as ai:
         for _ in range(25):
             await ai.run("hello", model="first/alpha")
-    world.first.then(Answer(stall_head=True))
+    asked = asyncio.Event()
+
+    def stalls(_: Received) -> Answer:
+        asked.set()
+        return Answer(stall_head=True)
+
+    world.first.default = stalls
+    world.second.default = Answer(held=asked)  # the usual time is so short that it may be the first to hear
     async with world.runtime('[call]\nhedge = "p95"') as ai:  # what it knows is in the ledger
         response = await ai.run("hello")
-        await asyncio.wait_for(world.first.received[-1].disconnected.wait(), 60)
+        await asyncio.wait_for(world.first.received[25].disconnected.wait(), 60)
         await ai.store.flush()
         slow, quick = ai.store.attempts(response.call_id)
     assert (response.provider, len(world.second.received)) == ("second", 1)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import ssl
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +12,7 @@ from attune.models.executor import AttemptBudget
 from attune.models.registry import ModelInfo, ModelTier
 from attune.models.request import LLMRequest
 from attune.providers import Secret, build_provider
+from support.certificates import for_loopback
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,15 +32,7 @@ class Impostor:
 
 @pytest.fixture
 async def impostor(tmp_path: Path) -> AsyncIterator[Impostor]:
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("there is no openssl to make a certificate with")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    made = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
-    made += ["-keyout", str(key), "-out", str(certificate)]
-    await asyncio.to_thread(subprocess.run, made, check=True, capture_output=True, timeout=120)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    context, _ = for_loopback(tmp_path)
     heard = bytearray()
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -276,7 +276,7 @@ async def test_signals_during_the_last_flush_lose_no_record(tmp_path: Path) -> N
                 gate.process.send_signal(signal.SIGTERM)
                 await refuses_connections(gate.url)
                 for number in (signal.SIGTERM, signal.SIGINT) * 10:
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(0.01)  # the writer waits for the lock for 10 s alone
                     if gate.process.returncode is None:
                         gate.process.send_signal(number)
                 assert gate.process.returncode is None

@@ -222,6 +222,7 @@ async def test_what_is_known_only_after_pings_is_told_in_a_comment(
         assert b"Hello" not in before
         assert after.startswith(b"\n: x-attune-model: ")
         assert b"Hello" in after
+        monkeypatch.setattr(answering, "PING_SECONDS", 60.0)
         at_once = await gate.post(path, body)
         assert b": x-attune" not in at_once.body
         assert dropped in at_once.headers["x-attune-dropped"]

@@ -196,7 +196,7 @@ async def test_curl_asks_and_streams_as_the_page_says(program: Program, upstream
 
         async def curl(*args: str) -> str:
             process = await asyncio.create_subprocess_exec(
-                "curl", "-sS", "--max-time", "10", *args, stdout=asyncio.subprocess.PIPE
+                "curl", "-sS", "--max-time", "60", *args, stdout=asyncio.subprocess.PIPE
             )
             out, _ = await process.communicate()
             assert process.returncode == 0

@@ -68,9 +68,9 @@ def test_any_text_has_a_count_between_nothing_and_its_bytes(text):
 
 def test_the_worst_text_is_counted_in_linear_time():
     word = "abcdefghijbadcfehgji" * 100_000  # one word of 2 MB; 0.2 s if linear, hours if quadratic
-    start = time.perf_counter()
+    start = time.process_time()  # the machine may have other work
     assert count_tokens(word, "gpt-6-luna") > 500_000
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
 
 
 def test_everything_that_a_model_reads_is_counted():

@@ -167,8 +167,7 @@ async def test_keys_that_another_process_makes_and_revokes_are_known_at_the_next
 
 
 async def looked(clock):
-    for _ in range(20):  # until it sleeps
-        await asyncio.sleep(0.001)
+    await until(lambda: clock._sleepers)  # it sleeps between two looks
     clock.advance(FOLLOW_SECONDS)
 
 

@@ -164,12 +164,14 @@ async def test_a_stream_is_no_attempt_more_after_its_failure_was_raised():
 
 
 async def test_a_consumer_that_wants_pings_gets_them_until_the_first_content():
-    fleet = Fleet("a/m")
-    fleet["a"].sleep = asyncio.sleep
-    fleet["a"].then(Reply(("one ", "two"), first_content_s=0.2))
+    fleet, pinged = Fleet("a/m"), asyncio.Event()
+    fleet["a"].sleep = lambda seconds: pinged.wait()
+    fleet["a"].then(Reply(("one ", "two"), first_content_s=1.0))
     async with fleet.executor.stream(STREAM, ping_s=0.02) as events:
         assert events.candidate is None
-        kinds = [event.kind async for event in events]
+        kinds = [(await anext(events)).kind]
+        pinged.set()
+        kinds += [event.kind async for event in events]
         assert events.candidate.key == "a/m#api_key"
     first = kinds.index(EventKind.META)
     assert first >= 1
@@ -180,25 +182,28 @@ async def test_a_consumer_that_wants_pings_gets_them_until_the_first_content():
 
 
 async def test_after_pings_another_candidate_may_still_take_over():
-    fleet = Fleet("a/m", "b/m", retry=RetryPolicy(max_repeats=0))
-    fleet["a"].sleep = asyncio.sleep
-    fleet["a"].then(Reply(error=TransientError("overloaded"), head_s=0.1))
+    fleet, pinged = Fleet("a/m", "b/m", retry=RetryPolicy(max_repeats=0)), asyncio.Event()
+    fleet["a"].sleep = lambda seconds: pinged.wait()
+    fleet["a"].then(Reply(error=TransientError("overloaded"), head_s=1.0))
     async with fleet.executor.stream(STREAM, ping_s=0.02) as events:
-        kinds = [event.kind async for event in events]
-    assert kinds[0] is EventKind.PING
+        assert (await anext(events)).kind is EventKind.PING
+        pinged.set()
+        await _to_the_end(events)
     assert events.response.provider == "b"
 
 
 @pytest.mark.parametrize("how", ["close", "cancel", "fail"])
 async def test_a_stream_with_pings_leaves_nothing_behind(how):
     fleet = Fleet("a/m", retry=RetryPolicy(max_repeats=0))
-    fleet["a"].sleep = asyncio.sleep
-    fleet["a"].then(Reply(error=TransientError("overloaded"), head_s=0.05 if how == "fail" else 60.0))
+    held = asyncio.Event()
+    fleet["a"].sleep = lambda seconds: held.wait()
+    fleet["a"].then(Reply(error=TransientError("overloaded"), head_s=1.0))
     events = fleet.executor.stream(STREAM, ping_s=0.01)
     assert (await anext(events)).kind is EventKind.PING
     if how == "close":
         await events.aclose()
     elif how == "fail":
+        held.set()
         with pytest.raises(AllProvidersFailedError):
             async for _ in events:
                 pass

@@ -81,6 +81,17 @@ class Router:
         return self.router.observe(self.next_record)
 
 
+class Cached(Router):
+    """A router that has seen a prompt cache at every key and candidate."""
+
+    def __init__(self, history: int) -> None:
+        super().__init__(history)
+        self.what = "decide, prompts cached"
+
+    def record(self, n: int, at: float) -> LLMCallRecord:
+        return super().record(n, at)._replace(usage=TokenUsage(1200, 400, 1000, 100))
+
+
 class Judged(Router):
     """A router that draws, and was told what one answer in ten was worth."""
 
@@ -109,6 +120,7 @@ if __name__ == "__main__":
         [
             *(Router(size) for size in sizes),
             Router(sizes[0], with_record=True),
+            Cached(sizes[-1]),
             *(Judged(sizes[-1], policy) for policy in ("guarded", "thompson")),
             Judged(sizes[-1], "guarded", PROMPT),
         ]

@@ -20,9 +20,11 @@ import _table
 from _credentials_months import KINDS, START, Call, Kind, month, resets
 
 from attune.models.auth_strategy import AuthFacts, AuthMode, AuthStrategy, SubscriptionTier
+from attune.models.candidate import Candidate
+from attune.models.credits import Grant
+from attune.models.prepaid import Prepaid
 from attune.models.quota import QuotaWindow
-from attune.models.quota_meter import QuotaMeter
-from attune.models.quota_price import Demand, fits, marginal_cost
+from attune.models.telemetry import NANOS_PER_USD, LLMCallRecord
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -62,36 +64,47 @@ class BySize(Always):
         return mode is AuthMode.SUBSCRIPTION
 
 
+PAYER = Candidate("prepaid", "model", "of the user")
+
+
 class Priced(BySize):
-    """By the price of quota, as soon as it is known, where there is room for the call beside those under
-    way.
+    """By the price of what is prepaid, as soon as it is known, where there is room for the call beside those
+    under way: by the same ``Prepaid`` that a running attune asks.
     """
 
-    def __init__(self, capacity: Mapping[str, float]) -> None:
+    def __init__(self, kind: Kind, ends: Mapping[str, list[float]]) -> None:
         super().__init__(prepaid=True)
-        self._names = tuple(capacity)
-        self._demand = Demand(START)
-        self._meters = {name: QuotaMeter(START) for name in capacity}
-        self._windows: dict[str, QuotaWindow] = {}
-        self._under_way: deque[float] = deque()
+        usd = kind.capacity.get("credits")
+        grants = {} if usd is None else {(PAYER.provider, PAYER.credential): Grant(usd, ends["credits"][-1])}
+        self._credits = usd is not None
+        self._state = Prepaid(START, grants)
+        self._under_way: deque[LLMCallRecord] = deque()
+        self._number = 0
 
     def prepaid(self, call: Call, *, spent: bool) -> bool:
         quota, api = call.quota_usd * call.guess, call.api_usd * call.guess
-        windows = tuple(self._windows.values())
-        price = marginal_cost(quota, windows, self._demand, call.at)
-        self._demand.observe(call.at, quota, api, self._names)
-        if not fits(quota, windows, call.at, sum(self._under_way)):
+        worth = self._state.use(PAYER, quota, call.at).worth_usd
+        self._state.wanted(PAYER, quota, api, call.at)
+        if not self._state.has_room(PAYER, quota, call.at):
             return False
-        chosen = super().prepaid(call, spent=False) if price is None else price <= api
+        chosen = super().prepaid(call, spent=False) if worth is None else worth <= api
         if chosen:
-            self._under_way.append(quota)
+            self._number += 1
+            self._state.begun(str(self._number), PAYER, quota, call.at)
+            self._under_way.append(_record(str(self._number), call.at))
         return chosen
 
     def told(self, usd: float, reports: Sequence[QuotaWindow]) -> None:
-        self._under_way.popleft()
-        for report in reports:
-            self._meters[report.name].paid(usd)
-            self._windows[report.name] = self._meters[report.name].report(report)
+        nanos, record = round(usd * NANOS_PER_USD), self._under_way.popleft()
+        cost = {"cost_nanos": nanos} if self._credits else {"list_cost_nanos": nanos}
+        self._state.ended(record._replace(**cost))
+        if not self._credits:  # whose use is told by nobody
+            self._state.report(PAYER.provider, PAYER.credential, reports)
+
+
+def _record(call_id: str, at: float) -> LLMCallRecord:
+    names = (PAYER.provider, PAYER.model_id, "capable", PAYER.credential)
+    return LLMCallRecord(call_id, call_id, call_id, at, "", "", "", *names, success=True, latency_ms=0.0)
 
 
 class Spent(NamedTuple):
@@ -179,7 +192,7 @@ def compare(kind: Kind, seed: int) -> dict[str, Spent]:
         "always the API": Always(prepaid=False),
         "by size": BySize(prepaid=True),
         "prepaid until spent": Always(prepaid=True),
-        "priced": Priced(kind.capacity),
+        "priced": Priced(kind, ends),
     }
     found = {name: live(kind, calls, ends, payer) for name, payer in payers.items()}
     return {**found, "optimum": Spent(optimum(kind, calls, ends), 0)}

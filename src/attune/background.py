@@ -6,10 +6,12 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
-if TYPE_CHECKING:
-    from collections.abc import Coroutine
+from attune.errors import InvalidRequestError
 
-__all__ = ["BackgroundLoop", "in_a_loop", "wait_for"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+__all__ = ["BackgroundLoop", "OwnerLoop", "in_a_loop", "refuse_in_a_loop", "wait_for"]
 
 T = TypeVar("T")
 
@@ -44,6 +46,60 @@ class BackgroundLoop:
         await self._over.wait()
 
 
+class OwnerLoop:
+    """The event loop that owns what one alone may use, such as a router: the one that was entered, else one
+    in the background. ``use`` is called with it before it is used, and may refuse by raising.
+    """
+
+    def __init__(self, use: Callable[[asyncio.AbstractEventLoop], None]) -> None:
+        self._use = use
+        self._entered: asyncio.AbstractEventLoop | None = None
+        self._background: BackgroundLoop | None = None
+        self._starting = threading.Lock()
+
+    def enter(self) -> None:
+        """Make the running loop the owner."""
+        self._entered = asyncio.get_running_loop()
+        self._use(self._entered)
+
+    def started(self) -> asyncio.AbstractEventLoop:
+        """The owner, for calls from other threads; it is started if there is none."""
+        known = self._known()
+        if known is not None:
+            return known
+        with self._starting:
+            if self._background is None:
+                background = BackgroundLoop()
+                try:
+                    self._use(background.loop)
+                except BaseException:
+                    background.stop()
+                    raise
+                self._background = background
+            return self._background.loop
+
+    def run(self, work: Callable[[], T]) -> T:
+        """Do something in the owner, if one is running, unless this thread runs a loop."""
+
+        async def done() -> T:
+            return work()
+
+        owner = self._known()
+        if owner is None or not owner.is_running() or in_a_loop():
+            return work()
+        return wait_for(done(), owner)
+
+    def stop(self) -> None:
+        """End the loop in the background, if there is one."""
+        if self._background is not None:
+            self._background.stop()
+
+    def _known(self) -> asyncio.AbstractEventLoop | None:
+        if self._entered is not None and self._entered.is_running():
+            return self._entered
+        return None if self._background is None else self._background.loop
+
+
 def in_a_loop() -> bool:
     """Whether this thread runs an event loop."""
     try:
@@ -51,6 +107,14 @@ def in_a_loop() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def refuse_in_a_loop() -> None:
+    """Raise ``InvalidRequestError`` where waiting would hold up a running event loop."""
+    if in_a_loop():
+        raise InvalidRequestError(
+            "inside an event loop use `async with` and `await ai.run(...)`, not `with` and `ai.ask(...)`"
+        )
 
 
 def wait_for(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:

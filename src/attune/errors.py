@@ -161,7 +161,8 @@ class NoCandidateError(AttuneError):
     """Nothing fits the request.
 
     ``nearest`` is the label ("provider/model") of the candidate that came closest, ``lacks`` why
-    it was dropped, ``drops`` every dropped candidate as (candidate, reason) pairs.
+    it was dropped, ``drops`` every dropped candidate as (candidate, reason) pairs. ``unpaid`` says that all
+    that is refused now is so for its credential, which cannot pay.
     """
 
     def __init__(
@@ -171,10 +172,12 @@ class NoCandidateError(AttuneError):
         nearest: str | None = None,
         lacks: str | None = None,
         drops: Sequence[tuple[str, str]] = (),
+        unpaid: bool = False,
     ) -> None:
         self.nearest = nearest
         self.lacks = lacks
         self.drops = tuple(drops)
+        self.unpaid = unpaid
         super().__init__(message)
 
 

@@ -11,40 +11,36 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import threading
-from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from attune.background import BackgroundLoop, in_a_loop, wait_for
+from attune.background import OwnerLoop, refuse_in_a_loop, wait_for
 from attune.calls_under_way import CallsUnderWay, TrackedStream
 from attune.clock import SYSTEM_CLOCK
-from attune.errors import InvalidRequestError, StoreError, UnknownNameError
-from attune.models.adaptive_routing import AdaptiveModelRouter
+from attune.errors import InvalidRequestError, UnknownNameError
 from attune.models.attempt_runner import AttemptRunner
 from attune.models.call import Call
 from attune.models.failure_domains import BreakerLimits, FailureDomains
 from attune.models.fallback import FallbackPolicy
-from attune.models.policies import Allowance
 from attune.models.policies.budget import RECENT_CALLS
-from attune.models.policy_names import VERSIONS
-from attune.models.quota import fact_of
 from attune.models.request import ExecutionContext, LLMRequest
 from attune.models.resilient_executor import ResilientExecutor
 from attune.models.retry import RetryPolicy
 from attune.models.route_request import RouteRequest
-from attune.models.spending import SpendCap
+from attune.models.spending import OVERFLOW, SpendCap
 from attune.models.telemetry import Outcome
 from attune.providers.catalogue import build_provider
 from attune.providers.secret import resolve_secret
+from attune.routing import restore, router_of
+from attune.sharing import Sharing
 from attune.shutdown import close_on_signals
 from attune.stores.sqlite import SqliteStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from random import Random
     from types import TracebackType
 
@@ -61,19 +57,11 @@ __all__ = ["Runtime", "build", "open"]
 
 _log = logging.getLogger("attune.runtime")
 
-SYNC_SECONDS = 1.0
-"""How often a running process reads what others found out about breakers and credentials."""
-
-HEARD_EVERY = 30
-"""Rounds after which a process that has nothing to tell reads what policies learned elsewhere."""
-
 SETTLE_SECONDS = 5.0
 """How long closing waits for what is under way in another thread, which may be stuck."""
 
 LEARNED_ATTEMPTS = 5000
 """How many of the newest attempts in the ledger are looked at for when to hedge."""
-
-T = TypeVar("T")
 
 
 class Runtime:
@@ -105,32 +93,18 @@ class Runtime:
         self.domains = FailureDomains(
             BreakerLimits(*config.breaker), clock=clock, publish=store.put_fact, fingerprints=fingerprints
         )
-        allowed = dict(config.routing.workflows)
-        if config.routing.allow_providers is not None:
-            allowed["*"] = config.routing.allow_providers
-        self.router = AdaptiveModelRouter(
-            config.registry,
-            credentials=config.enrolled,
-            availability=self.domains,
-            clock=clock,
-            window_days=config.routing.window_days,
-            allow_providers=allowed,
-            local_only=config.routing.local_only,
-            policy=config.routing.policy,
-            explore=config.routing.explore,
-            margin=config.routing.margin,
-            budget=_allowance(config),
-            rng=rng,
-        )
-        stats = self.router.stats
-        with collection_paused():
-            self.router.restore(store.rollups(stats.first_bucket(clock.time()), max_cells=stats.max_cells))
-        self.router.steering.hear(store.policy_sums(VERSIONS["guarded"]))
+        self.router = router_of(config, self.domains, clock, rng)
+        self.sharing = Sharing(self.router, self.domains, store, clock)  # knows what divides roll-ups
+        restore(self.router, store, clock)
         if config.routing.budget_usd is not None:
             self.router.steering.recall(store.recent_decisions(RECENT_CALLS))
-        self.domains.learn(store.facts())
         runner = AttemptRunner(
-            providers, domains=self.domains, clock=clock, record=self._recorded, spend_cap=self._spend_cap()
+            providers,
+            domains=self.domains,
+            clock=clock,
+            record=self._recorded,
+            spend_cap=self._spend_cap(),
+            overflow_cap=SpendCap(store, clock, config.auth.overflow_usd_per_day, name=OVERFLOW),
         )
         self.executor = ResilientExecutor(
             self.router,
@@ -139,6 +113,7 @@ class Runtime:
             retry=RetryPolicy(max_repeats=config.call.retries),
             limits=config.call.limits,
             hedge=config.call.hedge,
+            min_success_rate=config.routing.min_success_rate,
             record_decision=self._decided,
             record_outcome=self._judged,
             durable=store.flush if config.ledger.durability == "call" else None,
@@ -148,13 +123,8 @@ class Runtime:
             self.executor.first_content_times.learn_records(reversed(store.recent_attempts(LEARNED_ATTEMPTS)))
         self.on_attempt: Callable[[LLMCallRecord], None] | None = None
         self.on_decision: Callable[[DecisionRecord], None] | None = None
-        self._sync: asyncio.Task[None] | None = None
-        self._sharing = asyncio.Lock()
-        self._heard_at = clock.monotonic()
         self._calls = CallsUnderWay()
-        self._entered: asyncio.AbstractEventLoop | None = None
-        self._background: BackgroundLoop | None = None
-        self._starting = threading.Lock()
+        self._owner = OwnerLoop(self._calls.enter)
         self._closed = threading.Event()
 
     # -- answering -------------------------------------------------------------------------------
@@ -176,7 +146,7 @@ class Runtime:
         ``await ai.run("...", task_type="summarize", max_cost=0.01)``. ``cap``, ``events``, ``validate``,
         ``escalate`` and what is raised are those of ``ResilientExecutor.run``.
         """
-        request, context = _request(prompt), _context(context, fields)
+        request, context = LLMRequest.of(prompt), ExecutionContext.of(fields, context)
         with self._calls.step():
             return await self.executor.run(
                 request, context, cap=cap, events=events, validate=validate, escalate=escalate
@@ -196,7 +166,8 @@ class Runtime:
 
         ``ping_s`` and ``validate`` as in ``ResilientExecutor.stream``, ``cap`` as in its ``run``.
         """
-        call = Call(self.executor, _request(prompt).streaming(), _context(context, fields), cap, validate)
+        request, context = LLMRequest.of(prompt), ExecutionContext.of(fields, context)
+        call = Call(self.executor, request.streaming(), context, cap, validate)
         return TrackedStream(call, self._calls, ping_s=ping_s)
 
     def ask(
@@ -212,33 +183,28 @@ class Runtime:
 
         Not to be called from inside an event loop.
         """
-        _refuse_in_a_loop()
+        refuse_in_a_loop()
         self._calls.check()
         fields |= {"validate": validate, "escalate": escalate}
-        return wait_for(self._ask(prompt, context, fields), self._owner() or self._start_background())
+        return wait_for(self._ask(prompt, context, fields), self._owner.started())
 
     async def _ask(
         self, prompt: str | LLMRequest, context: ExecutionContext | None, fields: Mapping[str, Any]
     ) -> LLMResponse:
-        self._learn(await asyncio.to_thread(self.store.facts))
-        if self._entered is None and not self._sharing.locked():  # else it is done beside the calls
-            due = self._clock.monotonic() - self._heard_at >= HEARD_EVERY
-            self._heard_at = self._clock.monotonic() if due else self._heard_at
-            with suppress(StoreError):
-                await self._share_what_was_learned(ask=due)
+        await self.sharing.catch_up()
         return await self.run(prompt, context, **fields)
 
     def decide(
         self, prompt: str | LLMRequest | None, context: ExecutionContext | None = None, **fields: Any
     ) -> RouteDecision:
         """What ``run`` would choose now, and why; nothing is called or recorded."""
-        context = _context(context, fields)
-        request = LLMRequest.from_prompt("?") if prompt is None else _request(prompt)
-        route = RouteRequest.of(request, context)
+        context = ExecutionContext.of(fields, context)
+        request = LLMRequest.from_prompt("?") if prompt is None else LLMRequest.of(prompt)
+        route = RouteRequest.of(request, context, self.executor.min_success_rate)
         if prompt is None:
             route = route.of_unknown_size()
         required = context.min_success_rate is not None
-        return self._owned(lambda: self.executor.decide(route, required_success=required))
+        return self._owner.run(lambda: self.executor.decide(route, required_success=required))
 
     def record_outcome(self, call_id: str, *, success: bool, score: float | None = None) -> LLMCallRecord:
         """Say later whether the answer of a call was good; the last word counts, also over a validator's.
@@ -254,15 +220,16 @@ class Runtime:
             remedy = "every response has its call_id"
             raise UnknownNameError("call", call_id, (), otherwise=remedy)
         record, previous, decided = target
-        self._owned(lambda: self.router.correct(record, previous=previous, outcome=outcome, decided=decided))
+        self._owner.run(
+            lambda: self.router.correct(record, previous=previous, outcome=outcome, decided=decided)
+        )
         return record
 
     # -- life ------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Runtime:
-        self._entered = asyncio.get_running_loop()
-        self._calls.enter(self._entered)
-        self._sync = asyncio.create_task(self._follow_the_others())
+        self._owner.enter()
+        self.sharing.follow()
         return self
 
     async def __aexit__(
@@ -271,7 +238,7 @@ class Runtime:
         await self.aclose()
 
     def __enter__(self) -> Runtime:
-        _refuse_in_a_loop()
+        refuse_in_a_loop()
         return self
 
     def __exit__(
@@ -295,7 +262,7 @@ class Runtime:
 
     def close(self) -> None:
         """``aclose`` for scripts. Starts no thread: it is also called when the program is ending."""
-        _refuse_in_a_loop()
+        refuse_in_a_loop()
         if not self._calls.refuse():
             self._closed.wait()
             return
@@ -319,55 +286,17 @@ class Runtime:
 
     async def _end(self) -> None:
         """End what belongs to the running loop."""
-        if self._sync is not None and self._sync.get_loop() is asyncio.get_running_loop():
-            async with self._sharing:  # what is being told must not be told again
-                self._sync.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._sync
+        await self.sharing.end()
         await self._calls.end()
         await self.executor.runner.aclose()
 
     def _finish(self) -> None:
         try:
-            if self._background is not None:
-                self._background.stop()
-            if changes := self.router.steering.tell():
-                with suppress(StoreError):  # which closing the store reports
-                    self.store.add_policy_sums(VERSIONS["guarded"], changes)
+            self._owner.stop()
+            self.sharing.tell_the_rest()
             self.store.close()
         finally:
             self._closed.set()
-
-    # -- the loop that owns the router -----------------------------------------------------------
-
-    def _owner(self) -> asyncio.AbstractEventLoop | None:
-        """The running loop that calls from other threads join: one alone may use the router."""
-        if self._entered is not None and self._entered.is_running():
-            return self._entered
-        return None if self._background is None else self._background.loop
-
-    def _start_background(self) -> asyncio.AbstractEventLoop:
-        with self._starting:
-            if self._background is None:
-                background = BackgroundLoop()
-                try:
-                    self._calls.enter(background.loop)
-                except InvalidRequestError:
-                    background.stop()
-                    raise
-                self._background = background
-            return self._background.loop
-
-    def _owned(self, work: Callable[[], T]) -> T:
-        """Do something with the router: in the loop that owns it, unless this thread runs one."""
-
-        async def run() -> T:
-            return work()
-
-        owner = self._owner()
-        if owner is None or not owner.is_running() or in_a_loop():
-            return work()
-        return wait_for(run(), owner)
 
     # -- wiring ----------------------------------------------------------------------------------
 
@@ -389,41 +318,6 @@ class Runtime:
     def _spend_cap(self) -> SpendCap | None:
         day, month = self.config.routing.max_usd_per_day, self.config.routing.max_usd_per_month
         return None if day is None and month is None else SpendCap(self.store, self._clock, day, month)
-
-    def _learn(self, facts: Iterable[Any]) -> None:
-        self.domains.learn(facts)
-
-    async def _follow_the_others(self) -> None:
-        rounds = 0
-        while True:
-            await asyncio.sleep(SYNC_SECONDS)
-            rounds += 1
-            with suppress(StoreError):  # the writer reports what is wrong with the file
-                self._learn(await asyncio.to_thread(self.store.facts))
-                await self._share_what_was_learned(ask=not rounds % HEARD_EVERY)
-
-    async def _share_what_was_learned(self, *, ask: bool) -> None:
-        """Tell the others what was learned here, and hear what all know: if told to ``ask``, in any case."""
-        steering, policy = self.router.steering, VERSIONS["guarded"]
-        async with self._sharing:
-            if changes := steering.tell():
-                steering.hear(await asyncio.to_thread(self.store.add_policy_sums, policy, changes))
-            elif ask:
-                steering.hear(await asyncio.to_thread(self.store.policy_sums, policy))
-
-
-@contextmanager
-def collection_paused() -> Iterator[None]:
-    """No garbage is collected meanwhile: restoring makes 100,000 objects and no garbage, and looking for
-    some would take a third of its time.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def build(
@@ -448,8 +342,8 @@ def build(
     }
 
     def keep(name: str, credential: str, windows: Iterable[QuotaWindow]) -> None:
-        for window in windows:
-            store.put_fact(fact_of(window, name, credential))
+        for fact in runtime.router.prepaid.report(name, credential, windows):
+            store.put_fact(fact)
 
     providers = [
         build_provider(
@@ -470,7 +364,7 @@ def build(
         retention_days=config.ledger.retention_days,
         clock=clock.time,
     )
-    return Runtime(
+    runtime = Runtime(
         config,
         providers,
         store,
@@ -480,6 +374,7 @@ def build(
         on_step=on_step,
         rng=rng,
     )
+    return runtime
 
 
 def open(  # noqa: A001
@@ -502,31 +397,3 @@ def open(  # noqa: A001
     runtime = build(load(path), fallback=fallback, on_step=on_step)
     close_on_signals(runtime)
     return runtime
-
-
-def _refuse_in_a_loop() -> None:
-    if in_a_loop():
-        raise InvalidRequestError(
-            "inside an event loop use `async with` and `await ai.run(...)`, not `with` and `ai.ask(...)`"
-        )
-
-
-def _allowance(config: Config) -> Allowance | None:
-    usd = config.routing.budget_usd
-    return None if usd is None else Allowance(usd, config.routing.budget_per)
-
-
-def _request(prompt: str | LLMRequest) -> LLMRequest:
-    if isinstance(prompt, str):
-        return LLMRequest.from_prompt(prompt)
-    if not isinstance(prompt, LLMRequest):
-        raise InvalidRequestError(f"a prompt is a text or an LLMRequest, not {type(prompt).__name__}")
-    return prompt
-
-
-def _context(context: ExecutionContext | None, fields: Mapping[str, Any]) -> ExecutionContext:
-    if context is None:
-        return ExecutionContext.of(fields)
-    if fields:
-        raise InvalidRequestError("give either a context or its fields, not both")
-    return context

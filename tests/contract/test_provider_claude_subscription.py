@@ -29,11 +29,11 @@ from attune.errors import (
     ThrottledError,
     WindowSpentError,
 )
-from attune.models.executor import AttemptBudget, EventKind, TextDelta
+from attune.models.executor import AttemptBudget, BilledBeside, EventKind, TextDelta
 from attune.models.registry import ModelInfo, ModelTier
 from attune.models.request import ImagePart, LLMRequest, Message, OutputFormat, Source, TextPart, Tool
 from attune.models.telemetry import TokenUsage
-from attune.providers import build_provider
+from attune.providers import _claude_stream, build_provider
 from attune.providers._claude_process import find_program
 from attune.providers.claude_subscription import ClaudeSubscriptionProvider
 from support.claude_login import HAS_PROGRAM, TOKEN, logged_in
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from attune.models.executor import StreamEvent
     from attune.providers._claude_process import ClaudePool
     from support.claude_login import Desk
+    from support.upstream import Received
 
 MODEL = ModelInfo("claude-sonnet-5-5", "claude", ModelTier.CAPABLE, 200_000, 4096)
 BUDGET = AttemptBudget(connect_s=60.0)
@@ -54,6 +55,12 @@ PART = len(b"".join(messages_stream(Answer(), MODEL.id))) * 7 // 10
 """So many bytes of a stream hold some of its content, and not its end."""
 
 needs_program = pytest.mark.skipif(not HAS_PROGRAM, reason="the claude program is not installed")
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the program still says after an answer is waited for, also on a machine that has other work."""
+    monkeypatch.setattr(_claude_stream, "LAST_WORDS_S", 60.0)
 
 
 @pytest.fixture
@@ -213,26 +220,31 @@ async def test_a_conversation_arrives_as_it_is_and_nothing_in_it_is_a_command_or
     assert Path("/etc/hostname").read_text().strip() not in str(said)
     assert seen.body["output_config"] == {"effort": "low"}
     assert seen.body["thinking"]["type"] == "adaptive"
-    upstream.received.clear()
     whole = await ask(provider, LLMRequest.from_prompt("another talk"))
     assert (text(whole), stop_reason(whole)) == ("Hello there, friend", "stop"), "not asked to stream"
-    assert b"uno" not in upstream.received[0].raw, "no conversation sees another"
+    _, other = upstream.received
+    assert b"another talk" in other.raw
+    assert b"uno" not in other.raw, "no conversation sees another"
 
 
 @needs_program
 async def test_an_answer_that_is_cut_off_by_its_limit_is_not_gone_on_with(
     desk: Desk, upstream: FakeUpstream
 ) -> None:
-    upstream.then(Answer(text="I can", stop_reason="max_tokens"), Answer(text="not", stop_reason="refusal"))
+    def answered(seen: Received) -> Answer:
+        if b'"I can"' in seen.raw:  # the program goes on by itself, if it is quick, before it is interrupted
+            return Answer(text="not", stop_reason="refusal")
+        if b"another talk" in seen.raw:
+            return Answer(text="no", stop_reason="refusal")
+        return Answer(text="I can", stop_reason="max_tokens")
+
+    upstream.default = answered
     provider = desk.provider()
     cut_off = await ask(provider)
     assert (text(cut_off), stop_reason(cut_off)) == ("I can", "length")
-    upstream._script.clear()
-    upstream.then(Answer(text="no", stop_reason="refusal"))
-    upstream.received.clear()
-    declined = await ask(provider)
+    declined = await ask(provider, LLMRequest.from_prompt("another talk", stream=True))
     assert (text(declined), stop_reason(declined)) == ("no", "refusal")
-    assert len(upstream.received) == 1
+    assert sum(b"another talk" in each.raw for each in upstream.received) == 1
 
 
 @needs_program
@@ -333,8 +345,11 @@ async def test_the_record_says_that_the_subscription_paid_and_the_token_is_nowhe
 ) -> None:
     home = tmp_path / "attune"
     home.mkdir()
-    (home / "config.toml").write_text('[providers.claude]\nkind = "claude_subscription"\n')
+    (home / "config.toml").write_text(
+        '[providers.claude]\nkind = "claude_subscription"\n[call]\nconnect_seconds = 60\n'
+    )
     done = await python(WATCHED, [str(home), desk.environ, desk.additions], tmp_path)
+    assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     record = found["record"]
     assert (record["provider"], record["credential"], record["cost_nanos"]) == ("claude", "subscription", 0)
@@ -384,6 +399,7 @@ async def test_an_expired_login_is_a_credential_that_is_looked_at_again(
     with pytest.raises(CredentialError, match="OAuth token has expired") as raised:
         await ask(provider)
     assert raised.value.status == 401
+    assert str(raised.value).endswith("run `claude auth login`")
     desk.log_out()
     with pytest.raises(CredentialError, match="run `claude auth login`"):
         await ask(provider)
@@ -404,26 +420,31 @@ async def test_every_window_that_the_plan_tells_of_is_reported(desk: Desk, upstr
 
 
 @needs_program
-async def test_nothing_more_is_asked_once_credits_pay_beside_the_plan(
+async def test_an_answer_that_credits_pay_beside_the_plan_says_so_and_when_the_window_resets(
     desk: Desk, upstream: FakeUpstream
 ) -> None:
     reset = int(time.time()) + 3600
     spent = {"reset": reset, "representative-claim": "five_hour", "overage-status": "allowed"}
     spent |= {"overage-in-use": "true", "5h-utilization": 1.0, "5h-reset": reset}
     upstream.then(Answer(headers=unified("rejected", **spent)))
-    provider = desk.provider()
-    await ask(provider)
-    with pytest.raises(WindowSpentError, match="credits would be billed") as raised:
-        await ask(provider)
-    assert raised.value.retry_after == pytest.approx(3600, abs=60)
-    assert len(upstream.received) == 1
+    events = await ask(desk.provider())
+    (told,) = [each.parsed for each in events if isinstance(each.parsed, BilledBeside)]
+    assert told.window == "five_hour"
+    assert told.resets_in_s == pytest.approx(3600, abs=60)
+    assert events[-1].kind is EventKind.TERMINAL
 
 
 @needs_program
 async def test_an_answer_that_breaks_is_broken_and_asked_once(desk: Desk, upstream: FakeUpstream) -> None:
-    upstream.then(Answer(cut_after=PART, between_s=0.05))
+    shown = asyncio.Event()  # the program drops what it has not read yet when the connection ends
+    upstream.then(Answer(stall_after=PART, stall_until=shown, cut_after=PART))
+    stream = await desk.provider().open(STREAM, MODEL, BUDGET)
+    while (await anext(stream)).kind is not EventKind.CONTENT:
+        pass
+    shown.set()
     with pytest.raises(StreamBrokenError, match=r"Connection|no stop reason"):
-        await ask(desk.provider())
+        await to_the_end(stream)
+    await until_gone(stream._process.pid)
     assert len(upstream.received) == 1
 
 
@@ -652,7 +673,10 @@ async def test_a_limit_that_is_told_in_words_alone_is_a_window_too(tmp_path: Pat
 
 
 async def test_a_program_that_says_nothing_is_given_up_in_time(tmp_path: Path) -> None:
-    provider = ClaudeSubscriptionProvider(program=stand_in(tmp_path, "exec sleep 600"))
+    program = stand_in(tmp_path, "[ -e asked ] && exec sleep 600\ntouch asked; echo nonsense")
+    provider = ClaudeSubscriptionProvider(program=program)
+    with pytest.raises(StreamBrokenError):
+        await ask(provider)  # who is logged in is known from now on: that alone could take so long
     with pytest.raises(ConnectionFailedError, match=r"not ready within 0\.5 s"):
         await ask(provider, budget=AttemptBudget(connect_s=0.5))
     await provider.aclose()

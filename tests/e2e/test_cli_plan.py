@@ -84,7 +84,8 @@ async def test_what_the_plan_tells_of_its_windows_is_known_to_every_process_afte
     reset = int(time.time()) + 7200
     told = {"5h-utilization": 0.42, "5h-reset": reset, "7d-utilization": 0.07, "7d-reset": reset + 9}
     upstream.default = Answer(headers=unified("allowed", **told))
-    assert json.loads((await desk.ask("quota", "--json")).out) == {"plans": ["claude"], "windows": []}
+    before = json.loads((await desk.ask("quota", "--json")).out)
+    assert (before["plans"], before["windows"]) == (["claude"], [])
     await desk.answer()
     windows = json.loads((await desk.ask("quota", "--json")).out)["windows"]
     assert [(each["window"], each["utilization"], each["resets_at"]) for each in windows] == [
@@ -105,7 +106,8 @@ async def test_a_spent_window_of_opus_leaves_the_rest_of_the_plan_and_is_not_ask
         Answer(status=429, error_type="rate_limit_error", error_message=message, headers=headers),
     )
     opus = ("run", "--json", "--model", "claude/claude-opus-5-5", "hi")
-    assert (await desk.ask(*opus)).code == 5
+    first = await desk.ask(*opus)
+    assert first.code == 5, first.err
     assert len(upstream.received) == 1
     again = await desk.ask(*opus)
     assert again.code == 5
@@ -123,18 +125,49 @@ async def test_in_the_mode_subscription_the_plan_pays_and_once_it_is_spent_the_k
     desk: Desk, upstream: FakeUpstream
 ) -> None:
     key = f'[providers.anthropic]\nbase_url = "{upstream.url}"\napi_key = "env:MINE_KEY"\n'
-    desk.configure(f'{PLAN}{key}[auth]\ndefault_mode = "subscription"\n')
+    desk.configure(f'{PLAN}{key}[auth]\ndefault_mode = "subscription"\noverflow = "api"\n')
     ask = ("run", "--json", "--tier", "capable", "hi")
-    assert json.loads((await desk.ask(*ask)).out)["credential"] == "subscription"
-    spent = unified("rejected", reset=int(time.time()) + 7200, representative__claim="five_hour")
-    upstream.then(Answer(status=429, error_type="rate_limit_error", error_message="5h", headers=spent))
+    paid = await desk.ask(*ask)
+    assert json.loads(paid.out).get("credential") == "subscription", paid.err
+    headers = unified("rejected", reset=int(time.time()) + 7200, representative__claim="five_hour")
+    spent = Answer(status=429, error_type="rate_limit_error", error_message="5h", headers=headers)
+    upstream.default = lambda seen: spent if TOKEN in seen.headers.get("authorization", "") else Answer()
     answers = [await desk.ask(*ask) for _ in range(2)]
     assert [each.code for each in answers] == [0, 0], [each.err for each in answers]
     first, later = (json.loads(each.out) for each in answers)
     assert [each["error_class"] for each in first["attempts"]] == ["window_spent", ""]
     assert [each["credential"] for each in later["attempts"]] == ["api_key"], "not asked before its reset"
     assert first["cost_usd"] == later["cost_usd"] > 0
+    allowed = '[auth] overflow = "api" bills your API key instead, up to $10 a day'
+    assert f"; {allowed}; next anthropic/claude-sonnet-5-5" in answers[0].err
+    (note,) = later["notes"]
+    assert note.startswith("the credential claude#subscription is off: its quota window is used up until ")
+    assert note.endswith(f"; {allowed}")
+    quota = await desk.ask("quota")
+    overflow = json.loads((await desk.ask("quota", "--json")).out)["overflow"]
+    assert overflow["used_usd"] == pytest.approx(2 * later["cost_usd"])
+    assert overflow["overflows"]
+    assert "; calls overflow now" in quota.out
     assert first["list_cost_usd"] is None
     status = json.loads((await desk.ask("auth", "status", "--json")).out)
     assert {each["credential"] for each in status["pays"]} == {"api_key"}
     assert "claude#subscription is off until" in status["pays"][0]["summary"]
+
+
+async def test_without_consent_a_plan_that_is_used_up_ends_the_call_and_a_line_says_what_would_help(
+    desk: Desk, upstream: FakeUpstream
+) -> None:
+    key = f'[providers.anthropic]\nbase_url = "{upstream.url}"\napi_key = "env:MINE_KEY"\n'
+    desk.configure(f'{PLAN}{key}[auth]\ndefault_mode = "subscription"\n')
+    spent = unified("rejected", reset=int(time.time()) + 7200, representative__claim="five_hour")
+    upstream.default = Answer(status=429, error_type="rate_limit_error", error_message="5h", headers=spent)
+    for _ in range(2):
+        asked = len(upstream.received)
+        ended = await desk.ask("run", "--tier", "capable", "hi")
+        assert (ended.code, ended.out) == (5, "")
+        assert "its quota window is used up until" in ended.err
+        assert ' (five_hour); [auth] overflow is "fail": `attune auth setup --overflow' in ended.err
+        assert (await desk.ask("route", "--tier", "capable", "hi")).code == 5
+        assert "Traceback" not in ended.err
+    assert len(upstream.received) == asked, "nobody is asked before the reset"
+    assert "overflow is fail" in (await desk.ask("auth", "status")).out

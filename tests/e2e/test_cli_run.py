@@ -218,3 +218,19 @@ async def test_a_terminal_gets_no_control_sequences_out_of_an_answer(
     assert b"a]0;ownedb" in child.before
     assert b"\x1b]" not in child.before
     assert os.fspath(program.home).encode() not in child.before
+
+
+async def test_a_call_can_be_looked_back_at_by_the_beginning_of_the_id_that_it_printed(
+    program: Program, upstream: FakeUpstream
+) -> None:
+    upstream.then(Answer(status=503), Answer(text="hello"))
+    call_id = json.loads((await run(program, "run", "--json", "--workflow", "docs", "hello")).out)["call_id"]
+    code, out, err = program("calls", call_id[:-4])
+    assert (code, err) == (0, "")
+    assert out.startswith(f"call {call_id}, ")
+    assert ": docs/default\nmine/m: capable is the default tier" in out
+    first, second = (line for line in out.splitlines() if line[:3] in {"1  ", "2  "} and " p " not in line)
+    assert "transient" in first
+    assert second.endswith("answered (stop); not chosen by the policy")
+    (shown,) = json.loads(program("calls", "--workflow", "docs", "--json").out)["calls"]
+    assert (shown["call_id"], shown["attempts"], shown["answered"]) == (call_id, 2, True)

@@ -47,10 +47,29 @@ async def run(program: Program, *args: str) -> Ended:
     return await asyncio.to_thread(program, "run", *args)
 
 
-async def test_an_answer_that_fails_is_printed_with_what_is_wrong_with_it(program: Program) -> None:
-    code, out, err = await run(program, "--validate", "^Yes", "hello")
-    assert (code, out) == (0, "Hello there, friend\n")
+@pytest.mark.parametrize("how", [(), ("--stream",)], ids=["whole", "streamed"])
+async def test_an_answer_that_fails_is_printed_with_what_is_wrong_with_it_and_ends_with_8(
+    program: Program, how: tuple[str, ...]
+) -> None:
+    code, out, err = await run(program, *how, "--validate", "^Yes", "hello")
+    assert (code, out) == (8, "Hello there, friend\n")
     assert err.splitlines()[-1].endswith("; failed the validation (nothing in it matches ^Yes)")
+
+
+async def test_a_failed_answer_ends_with_8_in_json_too(program: Program) -> None:
+    code, out, _ = await run(program, "--json", "--validate", "^Yes", "hello")
+    shown = json.loads(out)
+    assert (code, shown["text"], shown["verdict"]["success"]) == (8, "Hello there, friend", False)
+
+
+async def test_an_answer_that_could_not_be_judged_has_not_passed_and_ends_with_8(
+    program: Program, tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    upstream.then(Answer(text="{}"))
+    (tmp_path / "elsewhere.json").write_text('{"$ref": "https://nowhere.invalid/schema"}')
+    code, out, err = await run(program, "--schema", str(tmp_path / "elsewhere.json"), "hello")
+    assert (code, out) == (8, "{}\n")
+    assert "; not judged: the validator failed: " in err.splitlines()[-1]
 
 
 async def test_a_failed_answer_climbs_and_the_verdict_is_in_the_json(

@@ -71,18 +71,26 @@ def test_the_wizard_finds_asks_compares_and_saves(program: Program, start: Start
     child.send(ENTER)
     child.expect("Prefer the subscription")
     child.send("y")
+    child.expect("Once the plan is used up")
+    child.send(DOWN + DOWN + ENTER)  # fail, wait, api
+    child.expect("At most how many dollars")
+    child.send("0,5" + ENTER)
+    child.expect("is no number")
+    child.send("\x08" * len("100,5") + "2.5" + ENTER)
     child.expect("A file of yours")
     child.send(str(module) + ENTER)
-    child.expect("recommended: subscription")
+    child.expect("subscription by the strategy")
     child.expect("Save this")
     child.send("y")
     out = ended(child)
     assert child.exitstatus == 0
     assert "saved to" in out
+    assert "no plan is enrolled, so none pays; `attune auth setup --enrol-plan`" in out
     assert CANARY not in out
     now = saved(program)
     assert now is not None
     assert (now["subscription_tier"], now["default_mode"], now["setup_completed"]) == ("max", "auto", True)
+    assert (now["overflow"], now["overflow_usd_per_day"]) == ("api", 2.5)
 
 
 def test_a_file_that_is_no_use_is_asked_for_again(program: Program, start: Start) -> None:
@@ -109,15 +117,19 @@ def test_a_plan_that_is_logged_in_is_enrolled_only_by_who_wants_that(
     program.install("claude", """echo '{"authMethod": "claude.ai", "subscriptionType": "max"}'""")
     child = start("auth", "setup")
     child.expect("the claude program has a max subscription logged in")
-    for question in ("Which subscription", "What should pay", "Prefer the", "A file of yours", "Save this"):
-        child.expect(question)
-        child.send(ENTER)
     child.expect("Let the plan answer attune's own calls")
     child.send(answer)
+    of_plans = ["Prefer the", "Once the plan"] if answer == "y" else []
+    for question in (*QUESTIONS[:2], *of_plans, *QUESTIONS[2:]):
+        child.expect(question)
+        child.send(ENTER)
     out = ended(child)
     assert child.exitstatus == 0
     assert program.config_file.exists() is ("enrolled the plan as claude" in out) is (answer == "y")
-    assert saved(program) is not None
+    now = saved(program)
+    assert now is not None
+    assert now["subscription_tier"] == ("max" if answer == "y" else "none")
+    assert "no plan is enrolled" not in out
 
 
 @pytest.mark.parametrize(

@@ -86,9 +86,9 @@ async def test_a_restart_knows_what_was_learned(world):
 async def test_what_one_process_learns_another_hears_of(world):
     async with world.runtime() as one, world.runtime() as other:
         await judged_calls(one, 40)
-        await one._share_what_was_learned(ask=False)
+        await one.sharing._share(ask=False)
         assert other.decide("hello", **TASK).drawn.rule.stages is None
-        await other._share_what_was_learned(ask=True)
+        await other.sharing._share(ask=True)
         here, there = one.decide("hello", **TASK).drawn, other.decide("hello", **TASK).drawn
         assert there.rule == here.rule
         assert there.u is not None, "and it draws"

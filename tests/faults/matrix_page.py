@@ -85,12 +85,46 @@ The fifth of five calls with `run`, one after the other. A circuit that is open 
 its time if there is nobody else to ask, and others not.
 """
 
+USED_UP = """\
+## A plan is used up
+
+Played by the tests of overflow, not by the matrix: a Claude plan that should pay for the call says that a
+quota window is used up, to this call or to one before, and an API key is enrolled beside it. `overflow` of
+`[auth]` decides; what is recorded of the plan's attempt is `window_spent`, its cost 0. Where nobody is
+logged in, or the login is refused, it is the same with `credential`, but nothing is waited for.
+
+| `overflow` | you see | what attune does |
+| --- | --- | --- |
+| `fail` | `AllProvidersFailedError` with `retry_at`, the reset | bills nobody |
+| `wait` | the answer of the plan, if the call's deadline is after its reset, else that error | waits |
+| `api` | the answer of the key; after the reset that of the plan | holds it to `overflow_usd_per_day` |
+| `api`, and nothing is left of that | `BudgetExhaustedError` | bills nobody |
+
+- The plan is not asked again before its reset, by any process; from then on it is.
+- What costs nothing, such as a local model, answers whatever the setting.
+- Once the plan reports that credits are billed beside it, it is used up. The one answer that says so has the
+  cost `unknown`.
+- A cap that leaves no room for a model does not hand the call to a weaker one that costs money.
+- Where the strategy has keys pay, the plan only stands in for them, and nothing overflows.
+
+The error says:
+
+```text
+the credential claude#subscription is off: its quota window is used up until DATE (in 2 h) (five_hour); ...
+...; [auth] overflow is "fail": `attune auth setup --overflow api` bills your API key instead, up to ...
+...; beyond the call's deadline (`[call] deadline_seconds`, `deadline_s=`); ...
+the credential claude#subscription is off: it was refused (401 or 403); `claude auth login` ...
+the overflow cap of $10 a day leaves no room for up to $0.0201 more; ...; the credential ... until DATE
+```
+"""
+
 PATIENCE = {"300 s": "5 minutes", "600 s": "10 minutes", "3600 s": "an hour"}
 
 
 def page(outcomes: Outcomes) -> str:
     """The whole page. Where protocols differ, a sentence says of which one it is true."""
-    return "\n".join([INTRODUCTION, *(_group(group, outcomes) for group in GROUPS), _going_on(outcomes)])
+    groups = (_group(group, outcomes) for group in GROUPS)
+    return "\n".join([INTRODUCTION, *groups, _going_on(outcomes), USED_UP])
 
 
 def _group(group: str, outcomes: Outcomes) -> str:

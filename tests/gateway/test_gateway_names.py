@@ -97,6 +97,23 @@ async def test_rules_say_it_where_headers_do_not(tmp_path: Path) -> None:
         assert (await gate.attempts(answer.headers["x-attune-call-id"]))[0].workflow == "second rule"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_is_told_of_a_task_that_is_not_known_and_of_nothing_otherwise(
+    tmp_path: Path, stream: bool
+) -> None:
+    async with gateway(tmp_path) as gate:
+        answer = await gate.chat("auto", {"x-attune-task": "sumarize"}, stream=stream)
+        said = "unknown task 'sumarize': treated as capable; did you mean 'summarize'?"
+        assert (answer.status, answer.headers["x-attune-note"]) == (200, said)
+        odd = {"x-attune-task": "r\u00e9sum\u00e9 \u00a0" + "x" * 100}
+        told = (await gate.chat("auto", odd, stream=stream)).headers["x-attune-note"]
+        assert told.isascii()
+        assert told.isprintable()
+        assert len(told) <= 500
+        for known in ({}, {"x-attune-task": "summarize"}):
+            assert "x-attune-note" not in (await gate.chat("auto", known, stream=stream)).headers
+
+
 async def test_a_cost_limit_selects_the_candidate(tmp_path: Path) -> None:
     async with gateway(tmp_path) as gate:
         answer = await gate.chat("auto", {"x-attune-max-cost": "0.0000001"})

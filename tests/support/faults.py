@@ -348,14 +348,22 @@ class FaultServer:
         """A port that listens and has no room: whoever comes waits for an answer that never comes."""
         full = self._bound()
         full.listen(0)
-        loop = asyncio.get_running_loop()
+        address = full.getsockname()
+        for _ in range(16):
+            if not await self._gets_in(address):
+                break
+        return int(address[1])
+
+    async def _gets_in(self, address: tuple[str, int]) -> bool:
+        """Whether one more visitor is let in, who then stays."""
+        visitor = self._held.enter_context(socket.socket())
+        visitor.setblocking(False)
         with suppress(TimeoutError):
-            for _ in range(16):
-                visitor = self._held.enter_context(socket.socket())
-                visitor.setblocking(False)
-                async with asyncio.timeout(0.1):
-                    await loop.sock_connect(visitor, full.getsockname())
-        return int(full.getsockname()[1])
+            async with asyncio.timeout(0.1):
+                await asyncio.get_running_loop().sock_connect(visitor, address)
+        with suppress(OSError):  # the time may be over though there was room
+            return bool(visitor.getpeername())
+        return False
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

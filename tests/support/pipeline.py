@@ -61,6 +61,8 @@ class Fleet:
         breaker: BreakerLimits = BreakerLimits(),  # noqa: B008
         seed: int = 7,
         spend_cap=None,
+        overflow_cap=None,
+        strategy=None,
         clock: FakeClock | None = None,
         **executor_options,
     ) -> None:
@@ -85,7 +87,11 @@ class Fleet:
         self.steps: list[str] = []
         self.domains = FailureDomains(breaker, clock=self.clock, publish=self.facts.append)
         self.router = AdaptiveModelRouter(
-            ModelRegistry(self.models), credentials=pays, availability=self.domains, clock=self.clock
+            ModelRegistry(self.models),
+            credentials=pays,
+            availability=self.domains,
+            clock=self.clock,
+            strategy=strategy,
         )
         self.runner = AttemptRunner(
             self.providers.values(),
@@ -93,6 +99,7 @@ class Fleet:
             clock=self.clock,
             record=self.observe,
             spend_cap=spend_cap,
+            overflow_cap=overflow_cap,
             rng=Random(seed),
         )
         self.executor = ResilientExecutor(

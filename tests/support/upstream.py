@@ -37,9 +37,9 @@ class Answer:
     ``head_s`` passes before the head, ``between_s`` before each block of a stream; the head waits for
     ``held`` to be set, too.
     ``stall_head`` never sends a head and ``stall_after`` nothing after that many bytes of body,
-    until the client goes away. ``cut_after`` ends the body after that many bytes: ``"clean"``
-    as if it were complete, ``"close"`` by closing, ``"reset"`` by aborting the connection.
-    ``reset_head`` aborts it instead of sending a head.
+    until the client goes away or ``stall_until`` is set. ``cut_after`` ends the body after that many
+    bytes: ``"clean"`` as if it were complete, ``"close"`` by closing, ``"reset"`` by aborting the
+    connection. ``reset_head`` aborts it instead of sending a head.
     """
 
     text: str = "Hello there, friend"
@@ -59,6 +59,7 @@ class Answer:
     between_s: float = 0.0
     stall_head: bool = False
     stall_after: int | None = None
+    stall_until: asyncio.Event | None = None
     cut_after: int | None = None
     cut_by: Literal["clean", "close", "reset"] = "close"
     reset_head: bool = False
@@ -196,12 +197,12 @@ async def _answer(request: web.BaseRequest, seen: Received, answer: Answer) -> w
     if answer.held is not None:
         await answer.held.wait()
     if answer.stall_head:
-        await _stall(seen)
+        await _stall(seen, answer)
     response = web.StreamResponse(status=answer.status, headers=dict(answer.headers))
     if answer.reset_head:
         _abort(request)
         return response
-    streams = bool(seen.body.get("stream")) and answer.status == 200 and answer.body is None
+    streams = bool((seen.body or {}).get("stream")) and answer.status == 200 and answer.body is None
     default_type = "text/event-stream" if streams else "application/json"
     response.content_type = answer.content_type or default_type
     await response.prepare(request)
@@ -213,7 +214,7 @@ async def _answer(request: web.BaseRequest, seen: Received, answer: Answer) -> w
         await response.write(block[: limit - sent])
         sent = limit
         if sent == answer.stall_after:
-            await _stall(seen)
+            await _stall(seen, answer)
         if sent == answer.cut_after and answer.cut_by != "clean":
             _abort(request) if answer.cut_by == "reset" else _close(request)
             return response
@@ -223,9 +224,9 @@ async def _answer(request: web.BaseRequest, seen: Received, answer: Answer) -> w
     return response
 
 
-async def _stall(seen: Received) -> None:
+async def _stall(seen: Received, answer: Answer) -> None:
     seen.stalled.set()
-    await asyncio.Event().wait()
+    await (answer.stall_until or asyncio.Event()).wait()
 
 
 def _abort(request: web.BaseRequest) -> None:
@@ -243,6 +244,8 @@ def _blocks(seen: Received, answer: Answer, *, streams: bool) -> list[bytes]:
         return [answer.body]
     if answer.status != 200:
         return [error_body(seen.protocol, answer)]
+    if seen.body is None:  # a GET: the list of models
+        return [b'{"object": "list", "data": []}']
     model = seen.body["model"]
     if seen.protocol == "chat":
         wants_usage = (seen.body.get("stream_options") or {}).get("include_usage", False)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, assert_type
 
 from attune.errors import AttuneError, NoCandidateError, ProviderError, UnknownNameError
 from attune.models.adaptive_routing import AdaptiveModelRouter, RouteDecision, TierUpgrade
-from attune.models.auth_strategy import AuthMode, AuthStrategy, CostEstimate, SubscriptionTier
+from attune.models.auth_strategy import AuthMode, AuthStrategy, CostEstimate, Overflow, SubscriptionTier
 from attune.models.executor import LLMExecutor, LLMResponse
 from attune.models.registry import ModelInfo, ModelRegistry, ModelTier, get_model
 from attune.models.request import ExecutionContext, LLMRequest
@@ -27,6 +27,7 @@ assert_type(ModelTier.CHEAP.up, ModelTier | None)
 strategy = AuthStrategy(subscription_tier=SubscriptionTier.MAX)
 assert_type(strategy.get_recommended_mode(600), AuthMode)
 assert_type(strategy.estimate_tokens(600), int)
+assert_type(strategy.overflow, Overflow)
 assert_type(strategy.estimate_cost(600), CostEstimate)
 strategy.prefer_subscription = False  # type: ignore[misc]
 

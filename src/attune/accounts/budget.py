@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from attune.accounts.errors import BudgetSpentError
 from attune.errors import BudgetExhaustedError
-from attune.models.spending import RESOURCE, Reservation, SpendCap
+from attune.models.spending import SPEND, Reservation, SpendCap
 from attune.models.telemetry import NANOS_PER_USD
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class _KeyLeases:
 
 def resource_of(key_id: str, period: Period) -> str:
     """What the leases of a key's budget are kept under: for whoever shows what is spent of it."""
-    return f"key/{key_id}/{RESOURCE}/{period}"
+    return f"key/{key_id}/{SPEND.stored(period)}"
 
 
 def period_bounds(period: Period, now: float) -> tuple[float, float]:

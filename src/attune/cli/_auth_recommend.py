@@ -7,36 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attune.cli._exit import ExitCode
-from attune.cli._payment import (
-    SET_A_KEY,
-    credentials_off,
-    find_payer,
-    plan_facts,
-    plan_windows,
-    strategy_flags,
-    why_mode,
-    why_not_the_key,
-    why_not_the_plan,
-)
+from attune.cli._payment import strategy_flags
 from attune.cli._terminal import counted, dollars, fitted, folded, load_config, print_json
+from attune.cli._who_pays import Paid, WhoPays, work_sizes
 from attune.errors import InvalidRequestError
 from attune.models.auth_strategy import AuthMode, CostEstimate
 from attune.models.registry import ModelTier
-from attune.providers.catalogue import SUBSCRIPTION
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from attune.cli._payment import Payer
+    from attune.cli._who_pays import WorkSize
     from attune.config import Config
-    from attune.models.auth_strategy import AuthFacts, AuthStrategy
-    from attune.models.state import Fact
+    from attune.models.auth_strategy import AuthStrategy
 
 __all__ = [
     "Recommendation",
-    "Situation",
     "as_json",
     "describe",
+    "ended",
     "read_text",
     "recommend",
     "show_recommendation",
@@ -46,26 +33,28 @@ MAX_FILE_BYTES = 10 * 1024 * 1024
 
 
 class Recommendation(NamedTuple):
-    """What should pay for a file; ``api`` and ``subscription`` are what it costs either way. ``obstacle`` is
-    why something else would pay than what is recommended.
+    """What should pay for a file, and what would; ``api`` and ``subscription`` are what it costs either way.
+    ``size`` is that of its tokens, which is what the router sees of it.
     """
 
     file: Path
     lines: int
-    size: str
+    size: WorkSize
     tokens: int
     assumed_multiplier: float
-    mode: AuthMode
-    reason: str
+    pays: Paid
     api: CostEstimate
     subscription: CostEstimate
-    payer: str | None
-    obstacle: str = ""
 
     @property
     def tokens_per_line(self) -> float:
         """What the file really has, to compare with ``assumed_multiplier``."""
         return self.tokens / self.lines
+
+    @property
+    def billed_usd(self) -> float | None:
+        """What it would add to the bill as things are; ``None`` is not known."""
+        return self.api.cost_usd if self.pays.by_key else 0.0
 
 
 def show_recommendation(args: Any) -> int:
@@ -76,12 +65,20 @@ def show_recommendation(args: Any) -> int:
         return show_folder(args)
     text = read_text(args.file)
     config = load_config(args, strategy_flags(args))
-    found = recommend(Path(args.file), text, config.auth, config)
+    found = recommend(Path(args.file), text, config, WhoPays(config))
     if getattr(args, "json", False):
         print_json(as_json(found))
     else:
         print(describe(found))
-    return ExitCode.OK
+    return ended([found], config)
+
+
+def ended(found: list[Recommendation], config: Config) -> ExitCode:
+    """The exit code. Before anything is enrolled the costs are compared all the same, for who makes up their
+    mind.
+    """
+    unpaid = any(each.pays.payer is None for each in found)
+    return ExitCode.CREDENTIALS if unpaid and config.providers else ExitCode.OK
 
 
 def is_folder(name: str) -> bool:
@@ -92,65 +89,50 @@ def is_folder(name: str) -> bool:
         return False
 
 
-class Situation(NamedTuple):
-    """What is known now beyond the work itself: what is off, who would pay, and what is left of a plan."""
-
-    now: float
-    off: Mapping[str, Fact]
-    payer: Payer | None
-    facts: AuthFacts
-
-    @classmethod
-    def of(cls, config: Config) -> Situation:
-        """What the ledger and the configuration say."""
-        now = time.time()
-        off = credentials_off(config, now)
-        facts = plan_facts(config, off, plan_windows(config, now))
-        return cls(now, off, find_payer(config, off), facts)
-
-
-def recommend(
-    file: Path, text: str, strategy: AuthStrategy, config: Config, situation: Situation | None = None
-) -> Recommendation:
+def recommend(file: Path, text: str, config: Config, who: WhoPays) -> Recommendation:
     """Count the file and compare both modes at today's prices."""
     from attune.tokens import count_tokens
 
-    now, off, payer, known = Situation.of(config) if situation is None else situation
+    strategy, now = config.auth, time.time()
     served = config.registry.get_model("anthropic", ModelTier.CAPABLE)
-    with_a_key = payer is not None and not payer.model.local and payer.credential != SUBSCRIPTION
-    paid = payer.model if payer is not None and with_a_key else served
-    lines, tokens = len(text.splitlines()), count_tokens(text, paid.id)
+    lines, of_plan = len(text.splitlines()), count_tokens(text, served.id)
+    pays = who.pays(of_plan)
     by_plan = strategy.estimate_cost(
-        lines, AuthMode.SUBSCRIPTION, model=served, input_tokens=count_tokens(text, served.id), at=now
+        lines, AuthMode.SUBSCRIPTION, model=served, input_tokens=of_plan, facts=who.facts, at=now
     )
-    facts = known._replace(context_fits=by_plan.fits_context)
-    mode = strategy.get_recommended_mode(lines, facts)
+    if pays.mode is AuthMode.SUBSCRIPTION and not by_plan.fits_context:
+        why = "it does not fit the context window that the plan serves"
+        pays = Paid(pays.payer, AuthMode.API, why, "" if pays.payer else pays.obstacle)
+    paid = pays.payer.model if pays.payer is not None and pays.by_key else served
+    tokens = count_tokens(text, paid.id)
     return Recommendation(
         file=file,
         lines=lines,
-        size=strategy.get_module_size_category(lines),
+        size=_size(strategy, of_plan),
         tokens=tokens,
         assumed_multiplier=strategy.loc_to_tokens_multiplier,
-        mode=mode,
-        reason=why_mode(strategy, lines, facts),
-        api=strategy.estimate_cost(lines, AuthMode.API, model=paid, input_tokens=tokens, at=now),
-        subscription=by_plan,
-        payer=str(payer) if payer else None,
-        obstacle=(
-            why_not_the_plan(config, payer, off)
-            if mode is AuthMode.SUBSCRIPTION
-            else why_not_the_key(config, payer)
+        pays=pays,
+        api=strategy.estimate_cost(
+            lines, AuthMode.API, model=paid, input_tokens=tokens, facts=who.facts, at=now
         ),
+        subscription=by_plan,
     )
+
+
+def _size(strategy: AuthStrategy, tokens: int) -> WorkSize:
+    name = strategy.get_module_size_category(strategy.estimate_lines(tokens))
+    return next(size for size in work_sizes(strategy) if size.name == name)
 
 
 def describe(found: Recommendation) -> str:
     """The recommendation for people."""
     density = f"{found.tokens_per_line:.1f} a line; the strategy assumes {found.assumed_multiplier:g}"
-    size = f"{counted(found.lines, 'line')} ({found.size}), {counted(found.tokens, 'token')} ({density})"
+    size = f"{counted(found.lines, 'line')}, {counted(found.tokens, 'token')} ({density})"
+    pays = found.pays
+    recommended = pays.summary if pays.obstacle else f"recommended: {pays.mode} ({pays.reason})"
     parts = [
-        folded(f"{found.file}: {size}"),
-        folded(f"recommended: {found.mode} ({found.reason})"),
+        folded(f"{found.file}: {size}: {found.size.name} work, which is {found.size.span}"),
+        folded(recommended),
         "",
         fitted(
             ("mode", "model", ">tokens in", ">out (expected)", ">adds to the bill", "window"),
@@ -158,10 +140,6 @@ def describe(found: Recommendation) -> str:
             lead=2,
         ),
     ]
-    if found.obstacle:
-        parts += ["", folded(f"{found.obstacle}; {found.payer or 'nothing'} would pay")]
-    elif found.payer is None:
-        parts += ["", folded(f"no credential is there that could pay: {SET_A_KEY}")]
     return "\n".join(parts)
 
 
@@ -214,9 +192,17 @@ def _row(estimate: CostEstimate) -> tuple[str, ...]:
 
 def as_json(found: Recommendation) -> dict[str, Any]:
     """The recommendation for programs."""
+    pays = found.pays
     return {
-        **found._asdict(),
         "file": str(found.file),
+        "lines": found.lines,
+        "size": found.size.name,
+        "tokens": found.tokens,
+        "assumed_multiplier": found.assumed_multiplier,
+        "mode": pays.mode,
+        "reason": pays.reason,
+        "payer": str(pays.payer) if pays.payer else None,
+        "obstacle": pays.obstacle,
         "tokens_per_line": found.tokens_per_line,
         "api": found.api._asdict(),
         "subscription": found.subscription._asdict(),

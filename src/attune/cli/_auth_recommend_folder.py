@@ -6,16 +6,18 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attune.cli._auth_recommend import Situation, as_json, read_text, recommend
-from attune.cli._exit import ExitCode
-from attune.cli._payment import strategy_flags
+from attune.cli._auth_recommend import as_json, ended, read_text, recommend
+from attune.cli._payment import paying, strategy_flags
 from attune.cli._terminal import counted, dollars, folded, load_config, print_json, print_table
+from attune.cli._who_pays import WhoPays, work_sizes
 from attune.errors import InvalidRequestError
-from attune.models.auth_strategy import AuthMode
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from attune.cli._auth_recommend import Recommendation
     from attune.config import Config
+    from attune.models.auth_strategy import AuthStrategy
 
 __all__ = ["show_folder"]
 
@@ -36,8 +38,8 @@ def show_folder(args: Any) -> int:
     if getattr(args, "json", False):
         print_json({"folder": str(folder), "files": [as_json(each) for each in found], "total": total})
     else:
-        _show(folder, found, total)
-    return ExitCode.OK
+        _show(folder, found, total, config.auth)
+    return ended(found, config)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -56,59 +58,64 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _recommendations(files: list[Path], config: Config) -> list[Recommendation]:
-    situation, found = Situation.of(config), []
+    who, found = WhoPays(config), []
     for file in files:
         try:
             text = read_text(str(file))
         except InvalidRequestError:  # no text, or nothing in it: it is counted as left out
             continue
-        found.append(recommend(file, text, config.auth, config, situation))
+        found.append(recommend(file, text, config, who))
     return found
 
 
 def _total(found: list[Recommendation], *, left_out: int) -> dict[str, Any]:
-    """Sums; ``recommended_usd`` is what is added to the bill if each file goes where it should."""
-    api, paid = _sum_usd(found), _sum_usd([each for each in found if each.mode is AuthMode.API])
+    """Sums; ``recommended_usd`` is what is added to the bill if each file goes where it can now. ``unpaid``
+    files nothing can pay for.
+    """
     return {
         "files": len(found),
         "lines": sum(each.lines for each in found),
         "tokens": sum(each.tokens for each in found),
-        "by_subscription": sum(each.mode is AuthMode.SUBSCRIPTION for each in found),
-        "api_usd": api,
-        "recommended_usd": paid,
+        "by_subscription": sum(each.pays.by_plan for each in found),
+        "unpaid": sum(each.pays.payer is None for each in found),
+        "api_usd": _sum_usd(each.api.cost_usd for each in found),
+        "recommended_usd": _sum_usd(each.billed_usd for each in found),
         "left_out": left_out,
     }
 
 
-def _sum_usd(found: list[Recommendation]) -> float | None:
-    """What the files cost with a key; ``None`` if the price is not known."""
-    costs = [each.api.cost_usd for each in found]
-    known = [cost for cost in costs if cost is not None]
-    return sum(known) if len(known) == len(costs) else None
+def _sum_usd(costs: Iterable[float | None]) -> float | None:
+    """``None`` if one is not known."""
+    known = [*costs]
+    return None if None in known else sum(cost or 0.0 for cost in known)
 
 
-def _show(folder: Path, found: list[Recommendation], total: dict[str, Any]) -> None:
+def _show(folder: Path, found: list[Recommendation], total: dict[str, Any], strategy: AuthStrategy) -> None:
     rows = [
         (
             str(each.file.relative_to(folder)),
             f"{each.lines:,}",
-            each.size,
+            each.size.name,
             f"{each.tokens:,}",
-            each.mode.value,
+            paying(each.pays.payer.credential) if each.pays.payer else "nothing",
             dollars(each.api.cost_usd),
         )
         for each in found
     ]
-    print_table(("module", ">lines", "size", ">tokens", "recommended", ">with a key"), rows)
+    print_table(("module", ">lines", "size", ">tokens", "would pay", ">with a key"), rows)
     left_out = f"; {total['left_out']} left out: no text" if total["left_out"] else ""
+    unpaid = f"; nothing can pay for {counted(total['unpaid'], 'file')}" if total["unpaid"] else ""
     print()
     print(
         folded(
             f"{counted(total['files'], 'file')}, {counted(total['lines'], 'line')}, "
             f"{counted(total['tokens'], 'token')}: {dollars(total['api_usd'])} with a key, "
-            f"{dollars(total['recommended_usd'])} as recommended, with {total['by_subscription']:,} by the "
-            f"subscription{left_out}"
+            f"{dollars(total['recommended_usd'])} as it would be paid now, with {total['by_subscription']:,} "
+            f"by the subscription{unpaid}{left_out}"
         )
     )
-    for obstacle in dict.fromkeys(each.obstacle for each in found if each.obstacle):
-        print(folded(f"{obstacle}; {found[0].payer or 'nothing'} would pay"))
+    sizes = "; ".join(f"{size.name}: {size.span}" for size in work_sizes(strategy))
+    print(folded(f"{sizes}; lines by the strategy's {strategy.loc_to_tokens_multiplier:g} tokens a line"))
+    obstacles = [each.pays.summary for each in found if each.pays.obstacle]
+    for summary in dict.fromkeys(obstacles):
+        print(folded(f"{counted(obstacles.count(summary), 'file')}: {summary}"))

@@ -8,19 +8,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attune.cli._auth_recommend import as_json, describe, read_text, recommend
-from attune.cli._claude import find_claude_login
+from attune.cli._claude import ClaudeLogin, find_claude_login
 from attune.cli._exit import INTERRUPTED, ExitCode, note
-from attune.cli._payment import SET_A_KEY, paying, strategy_flags
+from attune.cli._payment import NO_PLAN, SET_A_KEY, paying, strategy_flags
 from attune.cli._terminal import load_config, print_json
+from attune.cli._who_pays import WhoPays
 from attune.config import load_auth, reset_auth, save_auth, saved_files
 from attune.config._paths import find_paths
 from attune.config.enrolment import PLAN, enrol_plan
 from attune.errors import InvalidRequestError
-from attune.models.auth_strategy import PLAN_USD_A_MONTH, AuthMode, AuthStrategy, SubscriptionTier
+from attune.models.auth_strategy import (
+    PLAN_USD_A_MONTH,
+    AuthMode,
+    AuthStrategy,
+    Overflow,
+    SubscriptionTier,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from attune.cli._auth_recommend import Recommendation
-    from attune.cli._claude import ClaudeLogin
     from attune.config import Config
 
 __all__ = ["reset", "setup"]
@@ -46,20 +54,19 @@ def setup(args: Any) -> int:
     if not wants_json:
         _show_found(config, login)
     if asks:
-        strategy = _answered(_start(config, login), config, file)
-        enrols = strategy is not None and _asks_to_enrol(config, login)
+        strategy, enrols = _answered(config, login, file)
     if strategy is None:
         note("nothing was saved")
         return INTERRUPTED
-    compared = None if text is None or asks else recommend(Path(str(file)), text, strategy, config)
+    compared = None if text is None or asks else _compared(str(file), text, strategy, config, enrols)
     save_auth(config.paths.auth_file, strategy)
-    enrolled = _enrol(config) if enrols else ""
+    remarks = [_enrol(config, login)] if enrols else []
     if wants_json:
         _report_json(config, strategy, compared)
     else:
         _report(config, strategy, compared)
-    if enrolled:
-        note(enrolled)
+    for remark in (*remarks, *_remarks(config, strategy, login, enrols)):
+        note(remark)
     return ExitCode.OK
 
 
@@ -105,15 +112,18 @@ def _show_found(config: Config, login: ClaudeLogin) -> None:
         print(f"found {provider.name} {names} ({provider.source})")
     if not config.providers:
         print(f"found no API key: {SET_A_KEY}")
-    print(login.summary)
+    print(login.line)
 
 
-def _answered(start: AuthStrategy, config: Config, file: str | None) -> AuthStrategy | None:
-    """What the user chose on the terminal, or ``None`` when they left or did not confirm."""
+def _answered(config: Config, login: ClaudeLogin, file: str | None) -> tuple[AuthStrategy | None, bool]:
+    """What the user chose on the terminal, ``None`` when they left or did not confirm; and whether the plan
+    is to be enrolled. A login whose plan may not answer is no plan to make a strategy for.
+    """
     import questionary
 
     try:
-        strategy = _asked(start)
+        enrols = _asks_to_enrol(config, login)
+        strategy = _asked(_start(config, login if enrols or config.plans else ClaudeLogin("")))
         name = (
             file
             or questionary.text(
@@ -121,11 +131,20 @@ def _answered(start: AuthStrategy, config: Config, file: str | None) -> AuthStra
             ).unsafe_ask()
         )
         if name.strip():
-            print(describe(recommend(Path(name.strip()), read_text(name.strip()), strategy, config)))
+            print(describe(_compared(name.strip(), read_text(name.strip()), strategy, config, enrols)))
         saves = questionary.confirm("Save this?", default=True).unsafe_ask()
     except (KeyboardInterrupt, EOFError):
-        return None
-    return strategy if saves else None
+        return None, False
+    return (strategy, enrols) if saves else (None, False)
+
+
+def _compared(file: str, text: str, strategy: AuthStrategy, config: Config, enrols: bool) -> Recommendation:
+    """What should pay for a file by a strategy that is not saved yet."""
+    changed = config._replace(auth=strategy)
+    found = recommend(Path(file), text, changed, WhoPays(changed))
+    if enrols and not config.plans and found.pays.mode is AuthMode.SUBSCRIPTION:
+        return found._replace(pays=found.pays._replace(obstacle=""))  # that there is no plan yet
+    return found
 
 
 def _asked(start: AuthStrategy) -> AuthStrategy:
@@ -146,25 +165,71 @@ def _asked(start: AuthStrategy) -> AuthStrategy:
         answers["prefer_subscription"] = questionary.confirm(
             "Prefer the subscription for medium and large work?", default=start.prefer_subscription
         ).unsafe_ask()
+    if plan != SubscriptionTier.NONE and mode != AuthMode.API:
+        answers |= _asked_of_overflow(start)
     return _changed(start, answers)
+
+
+def _asked_of_overflow(start: AuthStrategy) -> dict[str, Any]:
+    import questionary
+
+    overflow = questionary.select(
+        "Once the plan is used up, until its reset:",
+        choices=[questionary.Choice(title, each.value) for each, title in _OVERFLOW_TITLES.items()],
+        default=start.overflow.value,
+    ).unsafe_ask()
+    if overflow != Overflow.API:
+        return {"overflow": overflow}
+    usd = questionary.text(
+        "At most how many dollars a day, in all?",
+        default=f"{start.overflow_usd_per_day:g}",
+        validate=_is_amount,
+    ).unsafe_ask()
+    return {"overflow": overflow, "overflow_usd_per_day": float(usd)}
+
+
+def _is_amount(answer: str) -> bool | str:
+    try:
+        AuthStrategy(overflow_usd_per_day=float(answer))
+    except InvalidRequestError as error:
+        return str(error)
+    except ValueError:
+        return f"{answer.strip()[:40]!r} is no number"
+    return True
 
 
 def _asks_to_enrol(config: Config, login: ClaudeLogin) -> bool:
     """Whether the user wants the plan that is logged in to answer."""
-    if config.plans or login.plan is SubscriptionTier.NONE:
+    if config.plans or not login.logged_in:
         return False
     import questionary
 
     what = f"Let the plan answer attune's own calls, too? It is then named in {config.paths.config_file}."
-    return bool(questionary.confirm(what, default=False).ask())
+    return bool(questionary.confirm(what, default=False).unsafe_ask())
 
 
-def _enrol(config: Config) -> str:
-    """Enrol the plan; what came of it, for people."""
+def _enrol(config: Config, login: ClaudeLogin) -> str:
+    """Enrol the plan; what came of it and what comes next, for people."""
     if config.plans:
-        return f"the plan is enrolled already, as {config.plans[0].name}"
-    enrol_plan(config.paths.config_file)
-    return f"enrolled the plan as {PLAN} in {config.paths.config_file}"
+        enrolled = f"the plan is enrolled already, as {config.plans[0].name}"
+    else:
+        enrol_plan(config.paths.config_file)
+        enrolled = f"enrolled the plan as {PLAN} in {config.paths.config_file}"
+    if login.logged_in:
+        return enrolled
+    return f"{enrolled}; it cannot pay until there is a login: {login.summary}; {login.next_step}"
+
+
+def _remarks(config: Config, strategy: AuthStrategy, login: ClaudeLogin, enrols: bool) -> Iterator[str]:
+    """What the saved strategy lacks, or says otherwise than the login."""
+    if strategy.counts_on_plan and not enrols and not config.plans:
+        yield NO_PLAN
+    saved = strategy.subscription_tier
+    if saved is not login.plan and SubscriptionTier.NONE not in {saved, login.plan}:
+        yield (
+            f"the login is of a {login.plan} plan, but {saved} is saved; "
+            f"`attune auth setup --plan {login.plan}` changes that"
+        )
 
 
 def _is_readable(answer: str) -> bool | str:
@@ -183,10 +248,17 @@ _MODE_TITLES = {
     AuthMode.API: "api: always API keys",
 }
 
+_OVERFLOW_TITLES = {
+    Overflow.FAIL: "fail: calls that it would pay for end with an error",
+    Overflow.WAIT: "wait: they wait for the reset, if it comes within their time",
+    Overflow.API: "api: API keys pay for them, up to an amount a day",
+}
+
 
 def _plan_title(plan: SubscriptionTier) -> str:
     price = PLAN_USD_A_MONTH.get(plan)
-    return f"{plan} (${price} a month)" if price else str(plan)
+    once = ", once called Max 20x" if plan is SubscriptionTier.ULTRA else ""
+    return f"{plan} (${price} a month{once})" if price else str(plan)
 
 
 def _report(config: Config, strategy: AuthStrategy, compared: Recommendation | None) -> None:

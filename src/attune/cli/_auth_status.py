@@ -6,27 +6,25 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from attune.cli._exit import ExitCode
+from attune.cli._overflow import overflow_as_json, overflow_line, overflow_now
 from attune.cli._payment import (
     SET_A_KEY,
     credentials_off,
-    find_payer,
     paying,
-    plan_facts,
     plan_windows,
     strategy_flags,
-    why_mode,
-    why_not_the_key,
-    why_not_the_plan,
 )
-from attune.cli._quota import prospect, quota_as_json, span
+from attune.cli._quota import prospect, quota_as_json
 from attune.cli._terminal import folded, load_config, print_json, print_table, utc
-from attune.models.auth_strategy import AuthMode
+from attune.cli._who_pays import WhoPays, work_sizes
+from attune.errors import StoreError
+from attune.models.moments import span
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from attune.cli._overflow import OverflowNow
     from attune.config import Config
-    from attune.models.auth_strategy import AuthFacts, AuthStrategy
     from attune.models.state import Fact
 
 
@@ -37,14 +35,18 @@ def show_status(args: Any) -> int:
     off = credentials_off(config, now)
     windows = plan_windows(config, now)
     strategy, credentials = _strategy(config), _credentials(config, off)
-    work = _work(config, off, plan_facts(config, off, windows))
+    overflow = _overflow(config, now)
+    work = _work(config)
     if getattr(args, "json", False):
         paths = {
             "auth_file": str(config.paths.auth_file),
             "config_file": str(config.paths.config_file),
         }
-        quota = [quota_as_json(each) for each in windows]
-        print_json({"strategy": strategy, "credentials": credentials, "quota": quota, "pays": work, **paths})
+        plan = {
+            "quota": [quota_as_json(each) for each in windows],
+            "overflow": None if overflow is None else overflow_as_json(overflow),
+        }
+        print_json({"strategy": strategy, "credentials": credentials, **plan, "pays": work, **paths})
         return ExitCode.OK
     print_table(
         ("field", "value", "from"),
@@ -63,19 +65,33 @@ def show_status(args: Any) -> int:
     for known in windows:
         used, resets_at = known.window.utilization, known.window.resets_at
         share = "use unknown" if used is None else f"{used:.0%} used"
-        reset = "" if resets_at is None else f", resets in {span(resets_at - now)}"
+        word = "expires" if known.end == "expiry" else "resets"
+        reset = f", {word} in {span(resets_at - now)}" if resets_at is not None and resets_at > now else ""
         print(
             folded(
                 f"{known.provider} {known.window.name}: {share}{reset}; {prospect(known, now)}".rstrip("; "),
                 "  ",
             )
         )
-    print("\nwhat would pay now")
-    for each in work:
-        print(folded(f"{each['work']} ({each['lines']} lines): {each['summary']}", "  "))
-    if not config.auth.setup_completed:
+    if overflow is not None:
+        print("\n" + folded(overflow_line(overflow)))
+    a_line = f"{config.auth.loc_to_tokens_multiplier:g} tokens a line"
+    print("\n" + folded(f"what would pay now, by the size of the work (lines by the strategy's {a_line})"))
+    for size, each in zip(work_sizes(config.auth), work, strict=True):
+        print(folded(f"{size.name}, {size.span}: {each['summary']}", "  "))
+    if not config.auth.setup_completed and strategy["subscription_tier"]["source"] == "default":
         print("\nrun `attune auth setup` to say which plan you have")
     return ExitCode.OK
+
+
+def _overflow(config: Config, now: float) -> OverflowNow | None:
+    """What happens to calls whose plan is used up; ``None`` without a plan, or a ledger that can be read:
+    ``credentials_off`` points that out.
+    """
+    try:
+        return overflow_now(config, now) if config.plans else None
+    except StoreError:
+        return None
 
 
 def _strategy(config: Config) -> dict[str, dict[str, Any]]:
@@ -107,34 +123,22 @@ def _credentials(config: Config, off: Mapping[str, Fact]) -> list[dict[str, Any]
     return found
 
 
-def _work(config: Config, off: Mapping[str, Fact], facts: AuthFacts) -> list[dict[str, Any]]:
+def _work(config: Config) -> list[dict[str, Any]]:
     """What would pay for each size of work; the last line of a size stands for it."""
-    payer = find_payer(config, off)
-    rows = []
-    for size, lines_of_size, lines in _sizes(config.auth):
-        mode = config.auth.get_recommended_mode(lines, facts)
-        why = why_mode(config.auth, lines, facts)
-        uses = f"{payer} would pay" if payer else "nothing can pay; no credential is there that works"
-        by_plan = mode is AuthMode.SUBSCRIPTION
-        obstacle = why_not_the_plan(config, payer, off) if by_plan else why_not_the_key(config, payer)
-        summary = f"{mode} recommended ({why}), but {obstacle}; {uses}" if obstacle else f"{uses} ({why})"
+    who, rows = WhoPays(config), []
+    for size in work_sizes(config.auth):
+        found = who.pays(config.auth.estimate_tokens(size.within))
         rows.append(
             {
-                "work": size,
-                "lines": lines_of_size,
-                "recommended": mode.value,
-                "provider": payer.model.provider if payer else None,
-                "model": payer.model.id if payer else None,
-                "credential": payer.credential if payer else None,
-                "reason": why,
-                "summary": summary,
+                "work": size.name,
+                "tokens": size.tokens,
+                "lines": size.lines,
+                "recommended": found.mode.value,
+                "provider": found.payer.model.provider if found.payer else None,
+                "model": found.payer.model.id if found.payer else None,
+                "credential": found.payer.credential if found.payer else None,
+                "reason": found.reason,
+                "summary": found.summary,
             }
         )
     return rows
-
-
-def _sizes(strategy: AuthStrategy) -> list[tuple[str, str, int]]:
-    """The sizes of work that the thresholds leave: name, span, a number of lines within it."""
-    small, large = strategy.small_module_threshold, strategy.large_module_threshold
-    sizes = [("small", f"below {small}", small - 1)] if small > 0 else []
-    return [*sizes, ("medium", f"{small} to {large}", large), ("large", f"above {large}", large + 1)]

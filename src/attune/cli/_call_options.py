@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from attune.cli._parser import CommandParser
 
-__all__ = ["add_call_options", "context_of", "read_prompt"]
+__all__ = ["add_call_options", "check_text", "context_of", "read_prompt"]
 
 MAX_PROMPT_BYTES = 32 * 1024 * 1024
 
@@ -39,7 +39,7 @@ def context_of(args: argparse.Namespace) -> ExecutionContext:
         given = getattr(args, name)
         if given is not None and not given.strip():
             raise InvalidRequestError(f"--{name} is empty; give a name, or leave it out")
-        _check_text(f"--{name}", given or "")
+        check_text(f"--{name}", given or "")
     return ExecutionContext(
         workflow=args.workflow,
         stage=args.stage,
@@ -56,7 +56,7 @@ def context_of(args: argparse.Namespace) -> ExecutionContext:
 def read_prompt(argument: str) -> str:
     """The prompt, from standard input for ``-``. Raises ``InvalidRequestError``."""
     if argument != "-":
-        _check_text("the prompt", argument)
+        check_text("the prompt", argument)
         return argument
     content = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
     if len(content) > MAX_PROMPT_BYTES:
@@ -67,7 +67,7 @@ def read_prompt(argument: str) -> str:
         raise InvalidRequestError("what came on standard input is not UTF-8 text") from None
 
 
-def _check_text(what: str, text: str) -> None:
+def check_text(what: str, text: str) -> None:
     """Refuse what the system gave as bytes that are no text: neither a wire nor the ledger takes it."""
     try:
         text.encode()

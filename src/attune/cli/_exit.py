@@ -49,6 +49,7 @@ class ExitCode(IntEnum):
     CREDENTIALS = 5
     BEYOND_LIMITS = 6
     UNDECIDED = 7
+    NOT_PASSED = 8
 
 
 MEANINGS = {
@@ -60,6 +61,7 @@ MEANINGS = {
     ExitCode.CREDENTIALS: "no credential could pay: none is there, it was refused or is out of money",
     ExitCode.BEYOND_LIMITS: "a policy is proven to be beyond the limits that were given",
     ExitCode.UNDECIDED: "what is in the ledger does not decide the question",
+    ExitCode.NOT_PASSED: "an answer came, but it did not pass its validation",
 }
 
 _CODES: dict[type[AttuneError], ExitCode] = {
@@ -79,12 +81,12 @@ _CODES: dict[type[AttuneError], ExitCode] = {
 def exit_code(error: AttuneError) -> ExitCode:
     """The exit code of an error; when all attempts of a call failed, what they have in common.
 
-    That there was no candidate at all, not even one to drop, is for want of a credential.
+    That there was no candidate at all, not even one to drop, is for want of a credential, too.
     """
     if isinstance(error, AllProvidersFailedError):
         codes = {exit_code(attempt) for attempt in error.attempts}
         return codes.pop() if codes == {ExitCode.CREDENTIALS} else ExitCode.NO_ANSWER
-    if isinstance(error, NoCandidateError) and not error.drops:
+    if isinstance(error, NoCandidateError) and (error.unpaid or not error.drops):
         return ExitCode.CREDENTIALS
     return next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), ExitCode.UNEXPECTED)
 

@@ -36,6 +36,7 @@ COMMANDS = {
     "auth": Command("attune.cli.auth", "say what should pay: a subscription or API keys"),
     "models": Command("attune.cli.models", "list the models, their tiers and today's prices"),
     "tasks": Command("attune.cli.tasks", "list the known tasks and the tier that is enough for each"),
+    "calls": Command("attune.cli.calls", "look back at the newest calls, or at one of them in full"),
     "stats": Command("attune.cli.stats", "show what happened: calls, success, cost, latency, savings"),
     "quota": Command("attune.cli.quota", "show what is left of your plan's quota, and when it runs out"),
     "breakers": Command("attune.cli.breakers", "show what is tripped, off or cooling down"),

@@ -9,19 +9,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from attune.cli._exit import note
 from attune.cli._ledger import open_ledger
 from attune.cli._quota import known_windows
-from attune.cli._terminal import utc
 from attune.config.settings import NO_CREDENTIAL
-from attune.errors import ConfigError, NoCandidateError, StoreError
-from attune.models.auth_strategy import AuthFacts, AuthMode, AuthStrategy, SubscriptionTier
-from attune.models.registry import ModelTier
+from attune.errors import ConfigError, InvalidRequestError, NoCandidateError, StoreError
+from attune.models.auth_strategy import AuthStrategy
 from attune.models.state import FactKind
-from attune.providers.catalogue import KNOWN_PROVIDERS, SUBSCRIPTION
+from attune.providers.catalogue import KNOWN_PROVIDERS
 from attune.providers.secret import resolve_secret
 from attune.wire.redaction import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-
     from attune.cli._quota import KnownWindow
     from attune.config import Config
     from attune.models.registry import ModelInfo
@@ -29,25 +25,24 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENROL_A_PLAN",
+    "NO_PLAN",
     "SET_A_KEY",
     "Payer",
     "check_enrolled",
     "credentials_off",
-    "find_payer",
     "is_replaced",
     "paying",
-    "plan_facts",
     "plan_windows",
     "strategy_flags",
-    "why_mode",
-    "why_not_the_key",
-    "why_not_the_plan",
 ]
 
 ENROL_A_PLAN = (
     'add [providers.claude] with kind = "claude_subscription" to the configuration, or let '
     "`attune auth setup --enrol-plan` do it"
 )
+NO_PLAN = "no plan is enrolled, so none pays; `attune auth setup --enrol-plan` lets yours answer"
+"""What is missing where the strategy counts on a plan."""
+
 SET_A_KEY = "set ANTHROPIC_API_KEY, OPENAI_API_KEY or GEMINI_API_KEY, or add a provider"
 
 
@@ -69,17 +64,31 @@ def paying(credential: str) -> str:
 def check_enrolled(config: Config, model: str | None) -> None:
     """Raise ``NoCandidateError`` if there is no credential, or none for any provider of ``model``.
 
-    Raises ``UnknownNameError`` for a model that does not exist.
+    Raises ``UnknownNameError`` for a model that does not exist, ``InvalidRequestError`` for one that a plan
+    leaves out.
     """
     if not config.providers:
         raise NoCandidateError(f"no credential is there: {SET_A_KEY}")
     if model is None:
         return
+    _check_left_out(config, model)
     providers = [found.provider for found in config.registry.find(model)]
     if any(provider in config.enrolled for provider in providers):
         return
     ways = " or ".join(dict.fromkeys(map(_way_to_enrol, providers)))
     raise NoCandidateError(f"{one_line(model)} has no credential that could pay: {ways}")
+
+
+def _check_left_out(config: Config, model: str) -> None:
+    """Refuse a model that a plan does not answer with: the nearest name would be the one that a key pays."""
+    provider, _, model_id = model.partition("/")
+    billed = f"anthropic/{model_id}"
+    named = any(each.name == provider for each in config.plans)
+    if named and "fable" in model_id and any(each.label == billed for each in config.registry.models):
+        raise InvalidRequestError(
+            f"{model}: a plan leaves this model out, since it may bill credits without asking; "
+            f"{billed} is billed to an API key"
+        )
 
 
 def _way_to_enrol(provider: str) -> str:
@@ -131,72 +140,9 @@ def is_replaced(fact: Fact, config: Config) -> bool:
     return any(fact.data != key.fingerprint for key in keys)
 
 
-def find_payer(config: Config, off: Collection[str]) -> Payer | None:
-    """Who would be asked without any telemetry: the first candidate of the tier ``capable``, then others."""
-    allowed = config.routing.allow_providers
-    for tier in (ModelTier.CAPABLE, ModelTier.PREMIUM, ModelTier.CHEAP):
-        for model in config.registry.in_tier(tier):
-            if allowed is not None and model.provider not in allowed:
-                continue
-            if config.routing.local_only and not model.local:
-                continue
-            for credential in config.enrolled.get(model.provider, ()):
-                if f"{model.provider}#{credential}" not in off:
-                    return Payer(model, credential)
-    return None
-
-
-def why_not_the_plan(config: Config, payer: Payer | None, off: Mapping[str, Fact]) -> str:
-    """Why not the subscription would pay that is recommended; empty if it would."""
-    if not config.plans:
-        return f"no plan is enrolled: {ENROL_A_PLAN}"
-    if payer is not None and payer.credential == SUBSCRIPTION:
-        return ""
-    facts = [off.get(f"{each.name}#{SUBSCRIPTION}") for each in config.plans]
-    if known := [fact for fact in facts if fact is not None]:
-        return f"{known[0].key} is off until {utc(known[0].until)}: {known[0].detail}"
-    return 'other models come first: the mode "subscription" changes that, and so does [tiers]'
-
-
-def why_not_the_key(config: Config, payer: Payer | None) -> str:
-    """Why the subscription would pay where an API key is recommended; empty if it would not."""
-    if payer is None or payer.credential != SUBSCRIPTION:
-        return ""
-    others = len(config.providers) > len(config.plans)
-    return "the plan's models come first" if others else "no API key is there"
-
-
 def plan_windows(config: Config, now: float) -> list[KnownWindow]:
     """``known_windows``, and none of a ledger that cannot be read: ``credentials_off`` points that out."""
     try:
         return known_windows(config, now)
     except StoreError:
         return []
-
-
-def plan_facts(config: Config, off: Collection[str], windows: Sequence[KnownWindow]) -> AuthFacts:
-    """What is known of the plans' quota that may beat the size of the work."""
-    keys = {f"{each.name}#{SUBSCRIPTION}" for each in config.plans}
-    spent = bool(keys) and keys.issubset(off)
-    known = [each for each in windows if each.runs_out is not None]
-    expires = all(each.would_expire for each in known) if known else None
-    return AuthFacts(window_exhausted=spent or None, quota_would_expire=None if spent else expires)
-
-
-def why_mode(strategy: AuthStrategy, lines: int, facts: AuthFacts | None = None) -> str:
-    """Why ``get_recommended_mode`` says what it says, in a few words."""
-    if strategy.default_mode is not AuthMode.AUTO:
-        return f"the mode is set to {strategy.default_mode}"
-    if strategy.subscription_tier is SubscriptionTier.NONE:
-        return "the strategy names no plan"
-    if not strategy.prefer_subscription:
-        return "the subscription is not preferred"
-    known = facts if facts is not None and strategy.cost_optimization else AuthFacts()
-    if known.window_exhausted:
-        return "the subscription is off: its quota is used up, or it was refused"
-    if known.context_fits is False:
-        return "it does not fit the context window that the subscription serves"
-    size = strategy.get_module_size_category(lines)
-    if size != "small":
-        return f"{size} work goes to the {strategy.subscription_tier} plan"
-    return "quota would expire unused" if known.quota_would_expire else "small work goes to the API"

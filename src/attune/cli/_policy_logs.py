@@ -68,7 +68,7 @@ class LoggedCalls:
             current=self._current.probabilities(decision, models),
             target=self._target.probabilities(decision, models),
             chosen=0,  # what was drawn stands first
-            success=float(any(each.success for each in attempts) and outcome is not False),
+            success=float(chain.succeeded),
             cost=self._cost(attempts),
             most=self._most(decision, attempts, models),
         )

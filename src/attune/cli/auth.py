@@ -69,7 +69,8 @@ def cmd_auth_reset(args: Any = None) -> int:
 
 @guarded
 def cmd_auth_recommend(args: Any) -> int:
-    """Recommend what should pay for a file or the files of a folder; returns the exit code.
+    """Recommend what should pay for a file or the files of a folder; returns the exit code, which is that of
+    missing credentials where nothing can pay for one of them, and something is enrolled.
 
     Options: ``file`` (required), ``config``, ``json`` and the fields of ``AuthStrategy``.
     """
@@ -120,7 +121,8 @@ def _configure_reset(parser: CommandParser) -> None:
 def _configure_recommend(parser: CommandParser) -> None:
     parser.description = (
         "Counts a file's lines and tokens, and shows what should pay for work on it, why, and what it\n"
-        "costs either way at today's prices; for a folder a table of its modules, and a total."
+        "costs either way at today's prices; for a folder a table of its modules, and a total. Does not end\n"
+        "with 0 where nothing that is enrolled can pay."
     )
     parser.epilog = "example:\n  attune auth recommend src/app.py"
     parser.add_argument("file", metavar="PATH", help="a text file, or a folder of them")
@@ -131,12 +133,18 @@ def _configure_recommend(parser: CommandParser) -> None:
 
 def _add_strategy_options(parser: CommandParser) -> None:
     """An option for each field of the strategy; one that is not given is ``None``."""
-    from attune.models.auth_strategy import AuthMode, SubscriptionTier
+    from attune.models.auth_strategy import AuthMode, Overflow, SubscriptionTier
 
     plans, modes = [plan.value for plan in SubscriptionTier], [mode.value for mode in AuthMode]
+    overflows = [overflow.value for overflow in Overflow]
     group = parser.add_argument_group("the strategy")
     group.add_argument("--plan", dest="subscription_tier", choices=plans, help="the subscription you have")
     group.add_argument("--mode", dest="default_mode", choices=modes, help="what pays; auto decides by size")
+    group.add_argument(
+        "--overflow",
+        choices=overflows,
+        help="once the plan is used up: let API keys pay, wait for the reset, or fail (fail)",
+    )
     for name, help_text in (
         ("prefer-subscription", "use the subscription where it serves"),
         ("cost-optimization", "let facts about the quota beat the size"),
@@ -146,5 +154,6 @@ def _add_strategy_options(parser: CommandParser) -> None:
         ("small-module-threshold", int, "lines below which work is small"),
         ("large-module-threshold", int, "lines above which work is large"),
         ("loc-to-tokens-multiplier", float, "tokens a line, for estimates"),
+        ("overflow-usd-per-day", float, "the most dollars a day (UTC) that --overflow api may cost (10)"),
     ):
         group.add_argument(f"--{name}", type=kind, metavar="N", help=help_text)

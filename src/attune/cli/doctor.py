@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from attune.cli._claude import find_claude_login
+from attune.cli._check import Check, State
+from attune.cli._claude import find_claude_login, log_in_command
 from attune.cli._exit import ExitCode, exit_code, guarded
 from attune.cli._ledger import open_ledger
 from attune.cli._parser import add_shared_options
-from attune.cli._payment import SET_A_KEY, find_payer, is_replaced, paying
+from attune.cli._payment import NO_PLAN, SET_A_KEY, is_replaced, paying
 from attune.cli._terminal import folded, print_json, print_table, utc
-from attune.errors import AttuneError, ConfigError, StoreError
+from attune.cli._who_pays import WhoPays, work_sizes
+from attune.errors import AttuneError, ConfigError, ErrorClass, StoreError
+from attune.models.off_reasons import class_of
 from attune.models.state import FactKind
 from attune.providers.catalogue import SUBSCRIPTION
 from attune.providers.secret import resolve_secret
@@ -34,30 +36,20 @@ __all__ = ["cmd_doctor", "configure"]
 _REPLACED = "; its key was replaced since, so it is tried at once"
 
 
-class State(StrEnum):
-    """How a check went: ``note`` is worth knowing, ``fail`` stands in the way."""
-
-    OK = "ok"
-    NOTE = "note"
-    FAIL = "fail"
-
-
-class Check(NamedTuple):
-    """One thing that was looked at; ``code`` is how the program ends when this one failed."""
-
-    name: str
-    state: State
-    detail: str
-    code: ExitCode = ExitCode.CONFIGURATION
-
-
 def configure(parser: CommandParser) -> None:
     """Add the options of ``attune doctor``."""
     parser.description = (
         "Checks the configuration, the keys, the ledger, the embedded model, the claude program, open\n"
-        "circuits and the clock, and says what to do. Ends with 0 if attune can be used. Calls no provider."
+        "circuits and the clock, and says what to do. Ends with 0 if attune can be used. Calls no provider,\n"
+        "unless told to: --online asks each for its list of models, which costs nothing, and does not end\n"
+        "with 0 if one cannot be reached or refuses its key."
     )
-    parser.epilog = "example:\n  attune doctor"
+    parser.epilog = "example:\n  attune doctor --online"
+    parser.add_argument(
+        "--online",
+        action="store_true",
+        help="ask the providers too, whether each key is accepted (5 s at most)",
+    )
     add_shared_options(parser)
     parser.set_defaults(run=cmd_doctor)
 
@@ -65,7 +57,7 @@ def configure(parser: CommandParser) -> None:
 @guarded
 def cmd_doctor(args: argparse.Namespace) -> int:
     """Check everything; returns the exit code."""
-    checks = list(_checks(args.config))
+    checks = list(_checks(args.config, online=args.online))
     failed = [check for check in checks if check.state is State.FAIL]
     if args.json:
         rows = [{"check": c.name, "state": c.state.value, "detail": c.detail} for c in checks]
@@ -77,7 +69,7 @@ def cmd_doctor(args: argparse.Namespace) -> int:
     return failed[0].code if failed else ExitCode.OK
 
 
-def _checks(config_file: str | None) -> Iterator[Check]:
+def _checks(config_file: str | None, *, online: bool) -> Iterator[Check]:
     from attune.config import load
 
     config: Config | None
@@ -91,10 +83,14 @@ def _checks(config_file: str | None) -> Iterator[Check]:
         off: list[Fact] = []
         yield _ledger(config, off)
         yield from _credentials(config)
+        if online:
+            from attune.cli._online import online_checks
+
+            yield from online_checks(config)
         yield from _addresses(config)
         yield from _gateway(config)
         replaced = [fact for fact in off if is_replaced(fact, config)]
-        yield _payer(config, [fact for fact in off if fact not in replaced])
+        yield _payer(config)
         for fact in off:
             until = f", until {utc(fact.until)}" if fact not in replaced else _REPLACED
             yield Check("breakers", State.NOTE, f"{fact.key}: {fact.detail}{until}{_log_in(fact, config)}")
@@ -184,11 +180,31 @@ def _gateway(config: Config) -> Iterator[Check]:
         yield Check("gateway", State.FAIL, str(error), exit_code(error))
 
 
-def _payer(config: Config, off: list[Fact]) -> Check:
-    payer = find_payer(config, {fact.key for fact in off if fact.kind is FactKind.CREDENTIAL_OFF})
-    if payer is None:
-        return Check("payment", State.FAIL, f"no credential can pay: {SET_A_KEY}", ExitCode.CREDENTIALS)
-    return Check("payment", State.OK, f"{payer} would pay for capable work")
+def _payer(config: Config) -> Check:
+    """Who would pay for capable work of each size: what the last calls were makes no difference."""
+    who, sizes = WhoPays(config), work_sizes(config.auth)
+    found = [(size, who.pays(config.auth.estimate_tokens(size.within))) for size in sizes]
+    payers = {paid.payer for _, paid in found}
+    why = next((paid.obstacle for _, paid in found if paid.payer is None), "")
+    if payers == {None}:
+        why = why if config.providers else SET_A_KEY
+        return Check("payment", State.FAIL, f"no credential can pay: {why}", ExitCode.CREDENTIALS)
+    if len(payers) == 1:
+        return Check("payment", State.OK, f"{payers.pop()} would pay for capable work of any size")
+    parts = []
+    for payer in dict.fromkeys(paid.payer for _, paid in found):
+        of_payer = [size for size, paid in found if paid.payer == payer]
+        names = " and ".join(size.name for size in of_payer)
+        tokens = " and ".join(size.tokens for size in of_payer)
+        pays = f"{payer} would pay" if payer else f"nothing can pay: {why}"
+        parts.append(f"{names} capable work ({tokens} tokens): {pays}")
+    state = State.OK if None not in payers else State.FAIL if _counts_on_plan(config) else State.NOTE
+    return Check("payment", state, "; ".join(parts), ExitCode.CREDENTIALS)
+
+
+def _counts_on_plan(config: Config) -> bool:
+    """Whether work is meant for a plan that is enrolled: where nothing can pay for it, calls fail."""
+    return bool(config.plans) and config.auth.counts_on_plan
 
 
 def _local(config: Config | None) -> Check:
@@ -205,30 +221,27 @@ def _local(config: Config | None) -> Check:
 def _log_in(fact: Fact, config: Config) -> str:
     """What mends a login that was refused: that it has expired shows only when it is used."""
     plans = {f"{each.name}#{SUBSCRIPTION}" for each in config.plans}
-    refused = fact.kind is FactKind.CREDENTIAL_OFF and fact.key in plans and "refused" in fact.detail
-    return "; log in again: `claude auth login`" if refused else ""
+    if fact.kind is not FactKind.CREDENTIAL_OFF or fact.key not in plans:
+        return ""
+    refused = class_of(fact.detail, ErrorClass.CREDENTIAL) is ErrorClass.CREDENTIAL
+    return f"; log in again: `{log_in_command()}`, then `attune breakers --reset`" if refused else ""
 
 
 def _claude(config: Config | None) -> Iterator[Check]:
     """The program and its login, and what stands in the way of a plan that is enrolled."""
+    login = find_claude_login()
     if config is None or not config.plans:
-        yield Check("claude", State.OK, find_claude_login().summary)
+        yield Check("claude", State.OK, login.line)
+        if config is not None and config.auth.counts_on_plan:
+            yield Check("claude", State.NOTE, f"the strategy counts on a plan, but {NO_PLAN}")
         return
     from attune.cli._plan_traps import plan_traps
-    from attune.providers._claude_process import find_program
-    from attune.providers.claude_subscription import INSTALL
 
-    program = find_program(os.environ)
-    if program is None:
-        missing = f"the claude program is not installed, so the plan cannot pay; {INSTALL}"
-        yield Check("claude", State.FAIL, missing, ExitCode.CREDENTIALS)
+    if login.logged_in:
+        yield Check("claude", State.OK, login.line)
     else:
-        login = find_claude_login(os.environ, program)
-        if login.logged_in:
-            yield Check("claude", State.OK, login.summary)
-        else:
-            advice = f"{login.summary}, so the plan cannot pay; run `claude auth login`"
-            yield Check("claude", State.FAIL, advice, ExitCode.CREDENTIALS)
+        advice = f"{login.summary}, so the plan cannot pay; {login.next_step}"
+        yield Check("claude", State.FAIL, advice, ExitCode.CREDENTIALS)
     for trap in plan_traps(os.environ):
         yield Check("claude", State.NOTE, trap)
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from attune.cli._call_options import check_text
 from attune.cli._exit import ExitCode, guarded, note
+from attune.cli._ledger import find_call, unknown_call
 from attune.cli._parser import add_shared_options
 from attune.cli._terminal import load_config, print_json
-from attune.errors import InvalidRequestError, UnknownNameError
+from attune.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable
 
     from attune.cli._parser import CommandParser
     from attune.config import Config
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from attune.stores.sqlite import SqliteStore
 
 __all__ = ["cmd_outcome", "configure"]
-
-RECENT_CALLS = 200
-"""Among so many a mistyped id is looked for."""
 
 
 def configure(parser: CommandParser) -> None:
@@ -33,7 +31,9 @@ def configure(parser: CommandParser) -> None:
         "believed instead of what a validator said when the answer came."
     )
     parser.epilog = "example:\n  attune outcome 0a1b2c3d --failure --score 0.2"
-    parser.add_argument("call_id", metavar="CALL_ID", help="the id that `attune run` printed")
+    parser.add_argument(
+        "call_id", metavar="CALL_ID", help="its id, or the beginning of it: `attune calls` lists them"
+    )
     result = parser.add_mutually_exclusive_group(required=True)
     result.add_argument("--success", action="store_true", dest="success", help="the answer was good")
     result.add_argument("--failure", action="store_false", dest="success", help="the answer was no use")
@@ -53,7 +53,7 @@ def cmd_outcome(args: argparse.Namespace) -> int:
     if args.json:
         print_json(
             {
-                "call_id": args.call_id,
+                "call_id": record.call_id,
                 "success": args.success,
                 "score": args.score,
                 "provider": record.provider,
@@ -62,27 +62,31 @@ def cmd_outcome(args: argparse.Namespace) -> int:
             }
         )
     else:
-        print(f"recorded {result} of {args.call_id}: {record.provider}/{record.model_id}")
+        print(f"recorded {result} of {record.call_id}: {record.provider}/{record.model_id}")
     return ExitCode.OK
 
 
 def _record(config: Config, args: argparse.Namespace) -> OutcomeTarget:
-    """Store the outcome. Raises ``UnknownNameError`` for a call that the ledger does not know."""
+    """Store the outcome. Raises as ``find_call`` does for a call that the ledger does not know."""
     from attune.models.telemetry import Outcome
     from attune.stores.sqlite import SqliteStore
 
+    check_text("the id of the call", args.call_id)
     if not config.paths.ledger_file.exists():
-        raise _unknown(args.call_id, ())
+        raise unknown_call(args.call_id, ())
     durability, days = config.ledger
     store = SqliteStore.open(config.paths.ledger_file, durability=durability, retention_days=days)
     for notice in store.notices:
         note(notice)
     try:
-        target = store.record_outcome(Outcome(args.call_id, time.time(), args.success, args.score))
+        outcome = Outcome(args.call_id, time.time(), args.success, args.score)
+        target = store.record_outcome(outcome)
         if target is None:
-            recent = {record.call_id for record in store.recent_attempts(RECENT_CALLS)}
-            raise _unknown(args.call_id, recent)
-        _teach(store, target, float(args.success) if args.score is None else args.score)
+            call_id = find_call(store, args.call_id)
+            target = store.record_outcome(outcome._replace(call_id=call_id))
+        if target is None:
+            raise InvalidRequestError(f"the call {call_id} has no attempt that an outcome could be of")
+        _teach(store, target, outcome.label)
     finally:
         store.close()
     return target
@@ -100,9 +104,3 @@ def _teach(store: SqliteStore, target: OutcomeTarget, label: float) -> None:
         policy.hear(store.policy_sums(version))
         policy.judge(decided, f"{record.provider}/{record.model_id}", label, changed=False)
         store.add_policy_sums(version, policy.tell())
-
-
-def _unknown(call_id: str, recent: Iterable[str]) -> UnknownNameError:
-    return UnknownNameError(
-        "call", call_id, recent, where="the ledger", otherwise="`attune run` prints the id of each call"
-    )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from attune.models.executor import LLMResponse
     from attune.models.request import ExecutionContext
     from attune.models.telemetry import DecisionRecord
-    from attune.models.validation import Validator, Verdict
+    from attune.models.validation import Validator
     from attune.runtime import Runtime
 
 __all__ = ["cmd_run", "configure"]
@@ -32,7 +32,8 @@ def configure(parser: CommandParser) -> None:
     """Add the options of ``attune run``."""
     parser.description = (
         "Asks, and prints the answer on standard output; who was chosen, why and what it cost is said on\n"
-        "standard error. Failures are carried to the next candidate."
+        "standard error. Failures are carried to the next candidate. An answer that does not pass its\n"
+        "validation is printed all the same, and the exit code is 8."
     )
     parser.epilog = (
         "examples:\n  attune run --task summarize 'In one line: ...'\n  git diff | attune run --task "
@@ -113,7 +114,8 @@ async def _answer(
             response = await runtime.run(request, context, validate=validator, escalate=args.escalate)
             print_json(_as_json(response)) if args.json else _print_text(response.text)
     _summarize(response)
-    return ExitCode.OK
+    passed = validator is None or (response.verdict is not None and response.verdict.success)
+    return ExitCode.OK if passed else ExitCode.NOT_PASSED
 
 
 def _announce(decision: DecisionRecord) -> None:
@@ -160,7 +162,7 @@ def _summarize(response: LLMResponse) -> None:
         f"call {response.call_id}: {response.provider}/{response.model_id} {paid} in "
         f"{response.latency_ms:.0f} ms, {dollars(response.cost_usd)}{_worth(response)}"
         f"{cut.get(response.stop_reason, '')}"
-        f"{_judged(response.verdict)}"
+        f"{_judged(response)}"
     )
 
 
@@ -170,9 +172,10 @@ def _worth(response: LLMResponse) -> str:
     return "" if usd is None else f", worth {dollars(usd)} at list price"
 
 
-def _judged(verdict: Verdict | None) -> str:
+def _judged(response: LLMResponse) -> str:
+    verdict = response.verdict
     if verdict is None:
-        return ""
+        return f"; not judged: {response.validator_error}" if response.validator_error else ""
     why = f" ({verdict.reason})" if verdict.reason else ""
     return f"; {'passed' if verdict.success else 'failed'} the validation{why}"
 

@@ -66,7 +66,8 @@ def cmd_stats(args: argparse.Namespace) -> int:
     else:
         for stats in found:
             _show(stats, config)
-        _show_totals(totals, args.days)
+        shown = None if args.workflow is not None else sum(stats.calls for stats in found)
+        _show_totals(totals, args.days, shown)
     return ExitCode.OK
 
 
@@ -123,7 +124,8 @@ def _show(stats: RoutingStats, config: Config) -> None:
     print()
 
 
-def _show_totals(totals: LedgerTotals, days: int) -> None:
+def _show_totals(totals: LedgerTotals, days: int, shown: int | None) -> None:
+    """Show all that the ledger has; ``shown`` attempts are counted above, ``None`` if of one workflow."""
     worth = totals.list_cost_nanos / NANOS_PER_USD
     of_plans = f", and answers that a plan paid for, worth {dollars(worth)} at list price" if worth else ""
     print(
@@ -131,9 +133,18 @@ def _show_totals(totals: LedgerTotals, days: int) -> None:
             f"the ledger, all workflows within {counted(days, 'day')}: {counted(totals.calls, 'call')}, "
             f"{counted(totals.attempts, 'attempt')} ({totals.failed_attempts:,} failed), "
             f"{dollars(totals.cost_nanos / NANOS_PER_USD)}{_unknown(totals.unknown_cost_attempts)}"
-            f"{of_plans}; estimated costs are included"
+            f"{of_plans}{_silent(totals.attempts, shown)}; estimated costs, if any, are included"
         )
     )
+
+
+def _silent(attempts: int, shown: int | None) -> str:
+    """How many of the attempts are not counted above."""
+    if shown is None or shown >= attempts:
+        return ""
+    silent = attempts - shown
+    says = "says nothing of its model and is" if silent == 1 else "say nothing of their model and are"
+    return f"; {counted(silent, 'attempt')} {says} not counted above"
 
 
 def _saved(stats: RoutingStats, config: Config) -> str:

@@ -103,6 +103,7 @@ def _say_ready(config: Config, host: str, port: int, *, keys: bool, as_json: boo
         f"  OpenAI clients:     OPENAI_BASE_URL={url}/v1   OPENAI_API_KEY={key}",
         f"  Anthropic clients:  ANTHROPIC_BASE_URL={url}   ANTHROPIC_API_KEY={key}",
         f"  Claude Code:        ANTHROPIC_BASE_URL={url} ANTHROPIC_AUTH_TOKEN=... claude",
+        "                      it is then billed to the keys of these providers, not to your Claude plan",
         "  Codex, opencode, llm, LangChain, SDKs, curl: see docs/how-to/clients",
         "  model: a model's name, auto, attune/cheap, attune/capable, attune/premium, attune/TASK",
     ]

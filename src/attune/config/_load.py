@@ -122,6 +122,7 @@ def _routing(table: Table, providers: Collection[str]) -> RoutingConfig:
         margin=table.number("margin", defaults.margin, 0.001, 0.999) or defaults.margin,
         budget_usd=table.number("budget_usd", None, 1e-9, _MAX_USD),
         budget_per=_one_of(table, "budget_per", defaults.budget_per, BUDGET_PERIODS),
+        min_success_rate=table.number("min_success_rate", defaults.min_success_rate, 0, 1) or 0.0,
     )
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from attune.config._document import shown
 from attune.config.settings import NO_CREDENTIAL, ProviderConfig
+from attune.models.auth_strategy import MAX_USD
 from attune.providers.catalogue import KINDS, KNOWN_PROVIDERS, PROTOCOLS, usual_protocol
 from attune.wire.redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from attune.config._document import Table
+    from attune.models.credits import Grant
     from attune.providers.catalogue import KnownProvider
 
 __all__ = ["EMBEDDED", "read_providers"]
@@ -23,7 +26,7 @@ __all__ = ["EMBEDDED", "read_providers"]
 EMBEDDED = "installed packages"
 """The source of the embedded model where no file enrols it."""
 
-_KEYS = ("kind", "base_url", "protocol", "api_key", "api_keys")
+_KEYS = ("kind", "base_url", "protocol", "api_key", "api_keys", "credits_usd", "credits_expire")
 _ALIASES = {"ollama": "openai"}
 """Kinds that are only another kind at an address of their own."""
 
@@ -90,13 +93,15 @@ def _from_table(
     usual = known if known and known.kind == kind else KNOWN_PROVIDERS.get(kind if kind in _ALIASES else "")
     base_url = _base_url(table, usual.base_url if usual else None)
     protocol = _protocol(table, _ALIASES.get(kind, kind), base_url)
-    references = dict(_references(table))
-    if not references and usual is not None and base_url == usual.base_url:
-        # At its own address only: at another one the usual key would go to a stranger.
-        references = _usual_reference(usual, environ)
+    references, notices = dict(_references(table)), []
+    if not references and usual is not None:
+        if base_url == usual.base_url:
+            references = _usual_reference(usual, environ)
+        elif variable := _conventional(usual, environ):
+            notices.append(_not_sent(f"{table.where()}: provider {name}", variable, usual.base_url))
     _refuse_clear_text(table, base_url, references)
     keys = {credential: ref for credential, ref in references.items() if _is_there(ref, environ)}
-    notices = [
+    notices += [
         f"{table.where()}: provider {name}: there is nothing at {redact(ref)}, so its credential "
         f"{credential} is left out; set it, or take the provider out"
         for credential, ref in references.items()
@@ -105,7 +110,8 @@ def _from_table(
     if references and not keys:
         return None, notices
     kind = _ALIASES.get(kind, kind)
-    return ProviderConfig(name, kind, base_url, keys, table.where(), protocol), notices
+    grants = {each: grant for each, grant in _credits(table, references).items() if each in keys}
+    return ProviderConfig(name, kind, base_url, keys, table.where(), protocol, grants), notices
 
 
 def _without_address(name: str, kind: str, table: Table) -> ProviderConfig:
@@ -119,6 +125,14 @@ def _usual_reference(known: KnownProvider, environ: Mapping[str, str]) -> dict[s
     if not known.key_variables:
         return {}
     return {"api_key": f"env:{_conventional(known, environ) or known.key_variables[0]}"}
+
+
+def _not_sent(where: str, variable: str, base_url: str) -> str:
+    """At its own address the usual key is used, at another one it would go to a stranger."""
+    return (
+        f"{where}: {variable} is not sent to another address than {base_url}; add api_key = "
+        f'"env:{variable}" if it belongs there, or give the provider a name of its own'
+    )
 
 
 def _base_url(table: Table, default: str | None) -> str:
@@ -157,6 +171,32 @@ def _references(table: Table) -> Iterator[tuple[str, str]]:
         if not _NAME.fullmatch(name) or name == NO_CREDENTIAL:
             raise named.error(None, f"{shown(name)!r} is no name of a credential: use letters and digits")
         yield name, _reference(named, name)
+
+
+def _credits(table: Table, credentials: Iterable[str]) -> dict[str, Grant]:
+    """What was granted in advance, to the first of the credentials."""
+    given = [key for key in ("credits_usd", "credits_expire") if key in table.values]
+    if not given:
+        return {}
+    if len(given) < 2:
+        raise table.error(given[0], "credits need both credits_usd and credits_expire")
+    first = next(iter(credentials), None)
+    if first is None:
+        raise table.error("credits_usd", "credits are granted to a key; give api_key, or take them out")
+    from attune.models.credits import Grant
+
+    usd = table.number("credits_usd", None, 0.01, MAX_USD) or 0.0
+    return {first: Grant(float(usd), _time(table, "credits_expire"))}
+
+
+def _time(table: Table, key: str) -> float:
+    """A date, meant is its beginning, or a date and time, in UTC unless it says otherwise."""
+    value = table.values[key]
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day, tzinfo=UTC)
+    if not isinstance(value, datetime):
+        raise table.error(key, "must be a date such as 2026-12-31, or a date and time, without quotes")
+    return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
 
 
 def _reference(table: Table, key: str) -> str:

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from attune.models.budget import CallLimits
+from attune.models.candidate import NO_CREDENTIAL
 from attune.providers.catalogue import SUBSCRIPTION
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from attune.models.auth_strategy import AuthStrategy
+    from attune.models.credits import Grant
     from attune.models.registry import ModelRegistry
 
 __all__ = [
@@ -28,9 +30,6 @@ __all__ = [
     "RoutingConfig",
 ]
 
-NO_CREDENTIAL = "none"
-"""The name of the credential of a provider that needs no key."""
-
 
 class ProviderConfig(NamedTuple):
     """One enrolled provider.
@@ -39,6 +38,7 @@ class ProviderConfig(NamedTuple):
     reference, ``env:NAME`` or ``file:PATH``, never to a key; it is empty where none is needed.
     ``source`` says what enrolled it: "environment OPENAI_API_KEY", "config.toml line 3" ...
     ``protocol`` is one of ``attune.providers.catalogue.PROTOCOLS`` for the kind ``openai``, else empty.
+    ``credits`` are what was granted to credentials in advance.
     """
 
     name: str
@@ -47,6 +47,7 @@ class ProviderConfig(NamedTuple):
     keys: Mapping[str, str]
     source: str
     protocol: str = ""
+    credits: Mapping[str, Grant] = MappingProxyType({})
 
     @property
     def speaks(self) -> tuple[str, ...]:
@@ -73,7 +74,7 @@ class RoutingConfig(NamedTuple):
     ``local_only`` allows only models on the user's own machine. ``policy`` decides unless a call names
     another, ``explore`` false keeps it from trying what it does not believe to be best. ``margin`` is how
     much worse (0..1) the policy "guarded" lets a cheaper model be, ``budget_usd`` what "budget" may spend per
-    ``budget_per``.
+    ``budget_per``. ``min_success_rate`` (0..1) is preferred where a call asks for none.
     """
 
     window_days: int = 7
@@ -87,6 +88,7 @@ class RoutingConfig(NamedTuple):
     margin: float = 0.05
     budget_usd: float | None = None
     budget_per: str = "call"
+    min_success_rate: float = 0.8
 
 
 class BreakerConfig(NamedTuple):
@@ -186,6 +188,11 @@ class Config(NamedTuple):
     def enrolled(self) -> Mapping[str, tuple[str, ...]]:
         """Each enrolled provider with the names of its credentials."""
         return {provider.name: provider.credentials for provider in self.providers}
+
+    @property
+    def grants(self) -> Mapping[tuple[str, str], Grant]:
+        """The prepaid credits of the enrolled providers, by provider and credential."""
+        return {(each.name, name): grant for each in self.providers for name, grant in each.credits.items()}
 
     @property
     def plans(self) -> tuple[ProviderConfig, ...]:

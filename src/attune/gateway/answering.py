@@ -6,7 +6,6 @@ from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from attune.aside import aside
 from attune.errors import (
     AttuneError,
     ErrorClass,
@@ -16,12 +15,13 @@ from attune.errors import (
 )
 from attune.gateway.http import LARGE_BODY, BrokenAnswerError, ClientGoneError, send_answer
 from attune.gateway.refusing import in_one_time, refusal
-from attune.gateway.streamed_answer import StreamedAnswer, one_header_line
+from attune.gateway.streamed_answer import StreamedAnswer, noted, one_header_line
 from attune.models.registry import EMBEDDINGS
 from attune.models.request import ExecutionContext
 from attune.models.tasks import REALTIME_REQUIRED_TASKS, normalize_task
 from attune.wire.carrying import carried, left_out, only_here, protocol_for
 from attune.wire.doors import AnswerHead
+from attune.wire.turns import in_turns
 from attune.wire.whole_body import WholeBody
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Answering:
     async def _prepare(self, door: Door, request: Request, account: Account | None) -> Prepared:
         body = await request.body(self._max_body_bytes)
         if len(body) > LARGE_BODY:
-            model, asked = await aside(_read_through, door, body, request.headers)
+            model, asked = await in_turns(_read_through, door, body, request.headers)
         else:
             model, asked = door.read(body, request.headers)
         fields = {**self._names.purpose(request, model), **self._names.meaning(model)}
@@ -197,7 +197,7 @@ class Answering:
                     prepared.settle(_made.get())
                 call_id = response.call_id
                 write = partial(self._body, door, prepared.request, response, came)
-                body = await aside(write) if _is_large(response) else write()
+                body = await in_turns(write) if _is_large(response) else write()
         except AttuneError as error:
             return await self._refuse(door, error, send, call_id=call_id or error.call_id)
         with departure:
@@ -233,6 +233,7 @@ class Answering:
                 f"; {response.provider}/{response.model_id} answered after {failed} failed" if failed else ""
             )
             headers["x-attune-decision"] = one_header_line(response.decision.reason + after)
+            headers |= noted(response.decision)
         if response.cost_usd is not None:
             headers["x-attune-cost-usd"] = f"{response.cost_usd:.9f}"
         return headers

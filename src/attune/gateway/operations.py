@@ -15,6 +15,7 @@ from attune.gateway.counting import TokenCounter
 from attune.gateway.http import HTTPError, send_answer
 from attune.models.explanation import flips
 from attune.models.tasks import REALTIME_REQUIRED_TASKS
+from attune.models.telemetry import as_object
 from attune.wire.doors import sentence
 from attune.wire.errors import MALFORMED
 from attune.wire.redaction import one_line
@@ -209,10 +210,10 @@ class Operations:
         if decision is None:
             raise HTTPError(404, f"no decision of the call {one_line(call_id)[:60]!r} is known")
         return {
-            "decision": _as_object(decision),
-            "flips": _as_object(await asyncio.to_thread(flips, decision)),
-            "attempts": [_as_object(attempt) for attempt in attempts],
-            "outcomes": [_as_object(outcome) for outcome in outcomes],
+            "decision": as_object(decision),
+            "flips": as_object(await asyncio.to_thread(flips, decision)),
+            "attempts": [as_object(attempt) for attempt in attempts],
+            "outcomes": [as_object(outcome) for outcome in outcomes],
             "labelled_share": self._runtime.router.labelled_share(*decision[3:6]),
         }
 
@@ -226,15 +227,6 @@ class Operations:
         whose = dict(decision.features).get("account", "") if decision is not None else None
         if whose is None or (account is not None and whose != account.id):
             raise HTTPError(404, f"the call {one_line(call_id)[:60]!r} is not known to this key")
-
-
-def _as_object(record: Any) -> Any:
-    """A record of named fields as JSON has it."""
-    if hasattr(record, "_asdict"):
-        return {name: _as_object(value) for name, value in record._asdict().items()}
-    if isinstance(record, tuple | list):
-        return [_as_object(each) for each in record]
-    return record
 
 
 def _openai_model(name: str) -> dict[str, object]:

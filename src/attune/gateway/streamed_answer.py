@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from attune.calls_under_way import TrackedStream
     from attune.clock import Clock
     from attune.models.request import LLMRequest
+    from attune.models.route_decision import RouteDecision
     from attune.wire.doors import Door
 
-__all__ = ["StreamedAnswer", "one_header_line"]
+__all__ = ["StreamedAnswer", "noted", "one_header_line"]
 
 
 class StreamedAnswer:
@@ -106,6 +107,7 @@ class StreamedAnswer:
             other = candidate is not None and candidate != decision.candidate
             after = f"; {candidate} answers, others failed" if other else ""
             headers["x-attune-decision"] = one_header_line(decision.reason + after)
+            headers |= noted(decision)
         if candidate is not None:
             headers["x-attune-model"] = candidate.label
             headers |= self._left_out(self._request, candidate.label)
@@ -117,6 +119,11 @@ def _comment(headers: Collection[tuple[str, str]]) -> bytes:
     after the head was sent.
     """
     return b"".join(f": {name}: {value}\n".encode() for name, value in sorted(headers)) + b"\n"
+
+
+def noted(decision: RouteDecision) -> dict[str, str]:
+    """The header with what the decision remarks, such as a task that is not known; none without."""
+    return {"x-attune-note": one_header_line("; ".join(decision.notes))} if decision.notes else {}
 
 
 def one_header_line(text: str) -> str:

@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attune.models.adaptive_routing import AdaptiveModelRouter
+    from attune.models.answer_length import AnswerLength
     from attune.models.attempt_runner import AttemptRunner
     from attune.models.auth_strategy import (
         AuthFacts,
         AuthMode,
         AuthStrategy,
         CostEstimate,
+        Overflow,
         SubscriptionTier,
         get_module_size_category,
     )
     from attune.models.budget import CallBudget, CallLimits
     from attune.models.candidate import Candidate
     from attune.models.circuit_breaker import CircuitBreaker, CircuitState, Permit
+    from attune.models.credits import Grant
     from attune.models.empathy_executor import EmpathyLLMExecutor
     from attune.models.executor import LLMExecutor, LLMResponse, Provider, ProviderStream, StreamEvent
     from attune.models.failure_domains import FailureDomains
@@ -60,18 +63,21 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "adaptive_routing": ["AdaptiveModelRouter"],
+    "answer_length": ["AnswerLength"],
     "attempt_runner": ["AttemptRunner"],
     "auth_strategy": [
         "AuthFacts",
         "AuthMode",
         "AuthStrategy",
         "CostEstimate",
+        "Overflow",
         "SubscriptionTier",
         "get_module_size_category",
     ],
     "budget": ["CallBudget", "CallLimits"],
     "candidate": ["Candidate"],
     "circuit_breaker": ["CircuitBreaker", "CircuitState", "Permit"],
+    "credits": ["Grant"],
     "empathy_executor": ["EmpathyLLMExecutor"],
     "executor": ["LLMExecutor", "LLMResponse", "Provider", "ProviderStream", "StreamEvent"],
     "failure_domains": ["FailureDomains"],
@@ -111,6 +117,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AdaptiveModelRouter",
+    "AnswerLength",
     "AttemptRunner",
     "AuthFacts",
     "AuthMode",
@@ -130,6 +137,7 @@ __all__ = [
     "FailureDomains",
     "FallbackPolicy",
     "FallbackStrategy",
+    "Grant",
     "ImagePart",
     "LLMCallRecord",
     "LLMExecutor",
@@ -142,6 +150,7 @@ __all__ = [
     "ModelTier",
     "Outcome",
     "OutputFormat",
+    "Overflow",
     "PREMIUM_TASKS",
     "Permit",
     "Provider",

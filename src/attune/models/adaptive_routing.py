@@ -5,25 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from attune.clock import SYSTEM_CLOCK
-from attune.models.affinity import where_it_stays
 from attune.models.call_checks import check_providers
-from attune.models.eligibility import nothing_fits, shown_below, split, too_dear, unknown_task
+from attune.models.eligibility import Eligibility, nothing_fits, shown_below, too_dear, unknown_task
+from attune.models.option import REFUSED, Option
+from attune.models.overflow import OverflowRule
+from attune.models.payment import NOTHING_PREPAID, Payment
 from attune.models.performance import PRIOR_COST_USD, ModelPerformance, quality
+from attune.models.pool import Pool, roomy_first
+from attune.models.prepaid import Prepaid
+from attune.models.prompt_cache import PromptCaches
+from attune.models.ranking import Situation, ranked_by_score
 from attune.models.registry import ModelRegistry, ModelTier
-from attune.models.request import UNDERESTIMATED
-from attune.models.route_decision import Option, RouteDecision, TierUpgrade
+from attune.models.route_decision import RouteDecision, TierUpgrade
 from attune.models.route_request import DEFAULT_MIN_SUCCESS_RATE, RouteRequest
 from attune.models.routing_stats import RoutingStats, routing_stats
-from attune.models.steering import Pool, Steering, path_of, roomy_first
+from attune.models.steering import Steering, path_of
 from attune.models.tasks import REALTIME_REQUIRED_TASKS, TASK_TIER_MAP, normalize_task
 from attune.models.telemetry import Decided
-from attune.models.tier_movement import (
-    chosen_tier,
-    may_stay,
-    positions,
-    put_proven_first,
-    upgrade_of,
-)
+from attune.models.tier_movement import RANKS, chosen_tier, positions, upgrade_of
 from attune.models.windows import DEFAULT_WINDOW_DAYS, PerformanceStats
 
 if TYPE_CHECKING:
@@ -31,22 +30,21 @@ if TYPE_CHECKING:
     from random import Random
 
     from attune.clock import Clock
+    from attune.models.auth_strategy import AuthStrategy
     from attune.models.candidate import Availability
     from attune.models.cells import Level
+    from attune.models.credits import Grant
+    from attune.models.option import Drop, Scored
     from attune.models.policies import Allowance, LivePolicy
-    from attune.models.route_decision import Drop, Scored
+    from attune.models.prompt_cache import CacheView
+    from attune.models.registry import ModelInfo
     from attune.models.state import RollupRow
     from attune.models.steering import Draw
     from attune.models.telemetry import LLMCallRecord, Outcome
 
 __all__ = ["AdaptiveModelRouter", "RouteDecision", "TierUpgrade"]
 
-DEFAULT_INPUT_TOKENS = 1000
-DEFAULT_OUTPUT_TOKENS = 500
-"""The size of a call of which nothing is known."""
-
 _TIERS = tuple(ModelTier)
-_RANK: dict[str, int] = {tier.value: tier.rank for tier in _TIERS}
 
 
 class AdaptiveModelRouter:
@@ -62,6 +60,8 @@ class AdaptiveModelRouter:
     ``policy`` is one of ``POLICIES`` and decides unless a request names another: "best" (by the score) unless
     told otherwise. ``explore`` false lets none of them draw anything but what it believes to be best. What
     the policies "guarded" and "budget" need is ``margin`` (0.05 by default) and ``budget``. ``rng`` draws.
+    ``strategy`` says when prepaid quota pays; see ``Payment``. ``prepaid`` is told what is left of it.
+    ``grants`` are the credits of API keys, by provider and credential.
 
     ``decide`` and ``observe`` take the same time however much telemetry there is. One event loop
     or thread owns a router.
@@ -82,26 +82,46 @@ class AdaptiveModelRouter:
         margin: float | None = None,
         budget: Allowance | None = None,
         rng: Random | None = None,
+        strategy: AuthStrategy | None = None,
+        grants: Mapping[tuple[str, str], Grant] | None = None,
     ) -> None:
         self.registry = ModelRegistry.default() if registry is None else registry
         self.stats = PerformanceStats(window_days=window_days)
+        self.caches = PromptCaches()
         self._availability = availability
         self._clock = clock
-        self._allowed = dict(allow_providers or {})
-        for names in self._allowed.values():
+        allowed = dict(allow_providers or {})
+        for names in allowed.values():
             check_providers(names)
-        self._local_only = local_only
-        self._options = self._enrol(credentials)
+        preferred = [model for tier in _TIERS for model in self.registry.in_tier(tier)]
+        self._options = self._enrol(credentials, preferred)
+        self._smallest_window = min((option.window for option in self._options), default=0)
+        listed = {model.label for model in preferred}
+        self._eligibility = Eligibility(
+            self._options, listed, self.registry.find, allowed, local_only=local_only
+        )
         self._reprice_at = float("-inf")
-        self._fits: dict[tuple[object, ...], tuple[list[Option], list[Drop]]] = {}
+        self.prepaid = Prepaid(clock.time(), grants)
+        plans = [option.candidate for option in self._options if option.listed is not None]
+        for candidate in plans:
+            self.prepaid.enrol(candidate)
+        self._payment = Payment(self.prepaid, strategy, availability) if plans or grants else None
         ranks = {option.label: option.rank for option in self._options}
         self.steering = Steering(policy, explore=explore, margin=margin, budget=budget, ranks=ranks, rng=rng)
+
+    @property
+    def overflow_rule(self) -> OverflowRule:
+        """What happens to calls whose prepaid quota is used up."""
+        return OverflowRule() if self._payment is None else self._payment.overflow_rule
 
     # -- feeding ---------------------------------------------------------------------------------
 
     def observe(self, record: LLMCallRecord) -> None:
         """Learn from one attempt."""
         self.stats.observe(record)
+        self.caches.observe(record)
+        if self._payment is not None and self.prepaid.ended(record) and record.cost_nanos:
+            record = record._replace(cost_nanos=None)  # a budget is charged what its credits are worth
         self.steering.observe(record)
 
     def correct(
@@ -120,6 +140,22 @@ class AdaptiveModelRouter:
         if record.success:
             before = None if previous is None else previous.label
             self.steering.judge(record, outcome.label, before, decided)
+
+    def begun(self, decision: RouteDecision, call_id: str, at: float) -> None:
+        """Take in that a call was decided, at UTC epoch seconds: who draws for it has done so, and prepaid
+        quota was wanted for it, whoever pays.
+        """
+        if decision.drawn is not None:
+            self.steering.begun(decision.drawn, call_id, at)
+        if self._payment is not None:
+            self._payment.begun(decision, call_id, at)
+        if decision.request.session_id and decision.request.input_tokens:
+            self.caches.begun(call_id, decision.request.input_tokens)
+
+    def over(self, call_id: str) -> None:
+        """Take in that a call has ended."""
+        if self._payment is not None:
+            self.prepaid.over(call_id)
 
     def restore(self, rows: Iterable[RollupRow]) -> None:
         """Take in roll-ups at start."""
@@ -181,74 +217,66 @@ class AdaptiveModelRouter:
         stats = self.stats
         first = stats.first_bucket(now)
         levels = stats.levels(request.workflow, request.stage, task)
-        tokens_in, tokens_out = self._size(request, stats.mean_tokens(levels, first))
-        fitting, dropped = self._fitting(request)
+        tokens_in, tokens_out = request.size(stats.mean_tokens(levels, first))
+        fitting, dropped = self._eligibility.of(request)
         base = ModelTier.parse(request.tier) if request.tier else TASK_TIER_MAP.get(task, ModelTier.CAPABLE)
         size = (tokens_in, tokens_out, now)
         quiet = self._availability is None or not heed_availability or self._availability.quiet
-        scored, unsuitable = self._judge(fitting, request, realtime, quiet, levels, first, size)
+        scored, unsuitable, caches = self._judge(fitting, request, task, quiet, levels, first, size)
+        paying = NOTHING_PREPAID
+        if self._payment is not None:
+            paying = self._payment.weigh(
+                *(fitting, scored, unsuitable, base, size, caches),
+                longest=request.max_output_tokens or 0,
+                heed_availability=heed_availability,
+            )
         if not scored:
-            raise nothing_fits([*unsuitable, *dropped])
-        notes = () if not task or task in TASK_TIER_MAP else (unknown_task(task),)
+            raise nothing_fits([*unsuitable, *dropped], self._availability, paying.notes)
+        notes = paying.notes if not task or task in TASK_TIER_MAP else (unknown_task(task), *paying.notes)
+        at = Situation(request, base, task, levels[0], first, size, paying, caches)
         policy = self.steering.policy_for(request)
-        if policy.name != "best" and not realtime and heed_availability:
-            chosen = self._steered(policy, request, base, task, scored, levels[0], first, size)
-            return RouteDecision(request, base, *chosen[:3], [*unsuitable, *dropped], notes, chosen[3])
-        moved = False
-        tier, why = chosen_tier(request, base, task, realtime, scored, levels[0], first)
-        position = positions(_RANK[tier], downwards=request.max_cost is not None and not realtime)
-        if realtime:
-            scored.sort(key=lambda s: (position[s[1].rank], s[2][1] / max(s[2][0], 1e-6)))
-        else:
-            scored.sort(key=lambda s: s[0] - position[s[1].rank], reverse=True)
-            if _RANK[tier] < _RANK[base] and any(option.rank == _RANK[base] for _, option, _, _ in scored):
-                put_proven_first(scored, levels[0], request.min_success_rate)
-        if request.session_id or request.bound_to:
-            cheaper = _RANK[tier] < _RANK[base]
-            leaders = may_stay(scored, levels[0], request.min_success_rate, cheaper=cheaper)
-            stays = where_it_stays(leaders, request.session_id, request.bound_to, realtime=realtime)
-            moved = stays is not scored[0]
-            if moved:
-                scored.remove(stays)
-                scored.insert(0, stays)
-                why += ", where the conversation stays"
-        if request.input_tokens and tokens_in * UNDERESTIMATED + tokens_out > self._smallest_window:
-            scored = roomy_first(scored, tokens_in * UNDERESTIMATED + tokens_out)
-        return RouteDecision(request, base, tier, why, scored, [*unsuitable, *dropped], notes, moved=moved)
+        drops = [*unsuitable, *dropped]
+        if policy.name == "best" or realtime or not heed_availability:
+            tier, why, scored, moved = ranked_by_score(at, scored, self._smallest_window)
+            return RouteDecision(
+                request, base, tier, why, scored, drops, notes, moved=moved, paying=paying, caches=caches
+            )
+        chosen = self._steered(policy, at, scored)
+        return RouteDecision(
+            request, base, *chosen[:3], drops, notes, chosen[3], paying=paying, caches=caches
+        )
 
     def _steered(
-        self,
-        policy: LivePolicy,
-        request: RouteRequest,
-        base: ModelTier,
-        task: str,
-        scored: list[Scored],
-        level: Level,
-        first: int,
-        sizes: tuple[float, float, float],
+        self, policy: LivePolicy, at: Situation, scored: list[Scored]
     ) -> tuple[ModelTier, str, list[Scored], Draw]:
         """The tier, why, the candidates in their order, and the draw, of a policy that draws."""
-        tokens_in, tokens_out, now = sizes
+        request, base, paying = at.request, at.base, at.paying
         may_rise = policy.name == "guarded"  # others weigh for themselves what fails, or nothing
-        tier, why = chosen_tier(request, base, task, False, scored, level, first, up=may_rise, down=False)
-        position = positions(_RANK[tier], downwards=request.max_cost is not None)
+        tier, why = chosen_tier(
+            request, base, at.task, False, scored, at.level, at.first, up=may_rise, down=False
+        )
+        position = positions(RANKS[tier], downwards=request.max_cost is not None)
         table = sorted(scored, key=lambda s: position[s[1].rank])  # in a tier the order of preference stays
-        pool = Pool(table, {})
-        size = tokens_in * UNDERESTIMATED + tokens_out
-        if request.input_tokens and size > self._smallest_window:
+        pool = Pool(paying.priced_table(table) if paying.uses else table, {})
+        if paying.order and paying.decides(table):
+            pool = pool.without(lambda each: paying.later(each[1]), paying.why)
+        size = at.largest
+        if size > self._smallest_window:
             pool = pool.without(lambda each: size > each[1].window, "its window may be too small")
         if policy.name == "guarded":
             pool = pool.reliable()
         if request.tier:
             rank = pool.candidates[0][1].rank
             pool = pool.without(lambda each: each[1].rank != rank, f"its tier is not {_TIERS[rank]}")
-        elif _RANK[tier] > base.rank:
+        elif RANKS[tier] > base.rank:
             pool = pool.without(lambda each: each[1].rank == base.rank, f"{base} calls fail too often here")
-        path = path_of(request.workflow, request.stage, task)
-        drawn, winner = self.steering.draw(policy, request, pool, path, now)
+        path = path_of(request.workflow, request.stage, at.task)
+        drawn, winner = self.steering.draw(policy, request, pool, path, at.size[2])
         rest = [each for each in scored if each is not winner]
         rest.sort(key=lambda s: s[0] - position[s[1].rank], reverse=True)
-        if request.input_tokens and size > self._smallest_window:
+        if paying.order:
+            rest.sort(key=lambda s: (position[s[1].rank], paying.later(s[1])))
+        if size > self._smallest_window:
             rest = roomy_first(rest, size)
         return winner[1].model.tier, why, [winner, *rest], drawn
 
@@ -256,15 +284,16 @@ class AdaptiveModelRouter:
         self,
         fitting: Sequence[Option],
         request: RouteRequest,
-        realtime: bool,
+        task: str,
         quiet: bool,
         levels: tuple[Level, ...],
         first: int,
         size: tuple[float, float, float],
-    ) -> tuple[list[Scored], list[Drop]]:
-        """Score what is eligible now: a decision's one loop."""
+    ) -> tuple[list[Scored], list[Drop], CacheView | None]:
+        """Score what is eligible now, with what the caches have of the prompt: a decision's one loop."""
         tokens_in, tokens_out, now = size
-        max_cost = None if realtime else request.max_cost
+        caches = self.caches.view(request.session_id, (request.workflow, request.stage, task), tokens_in, now)
+        max_cost = None if task in REALTIME_REQUIRED_TASKS else request.max_cost
         max_latency = request.max_latency_ms
         min_success = request.min_success_rate
         output_limit = request.max_output_tokens or 0
@@ -277,12 +306,13 @@ class AdaptiveModelRouter:
             rate, latency, known, _, _, lately, measured, judged, measured_latency = row
             price = option.input
             answer = tokens_out if tokens_out < option.longest else option.longest
-            if price is None or tokens_in > option.dearer_above:
-                cost = option.cost(tokens_in, answer, now)
+            cached = None if caches is None else caches.at(option.key, option.model.provider)
+            if price is None or cached is not None or tokens_in > option.dearer_above:
+                cost = option.cost(tokens_in, answer, now, cached)
             else:
                 cost = tokens_in * price + answer * option.output
             if not quiet and (refusal := availability.refusal(option.candidate)) is not None:  # type: ignore[union-attr]
-                dropped.append((option, refusal.reason, 4))
+                dropped.append((option, refusal.reason, REFUSED))
             elif output_limit > option.longest:
                 reason = f"answers {option.longest} tokens at most, {output_limit} are asked for"
                 dropped.append((option, reason, 5))
@@ -299,8 +329,8 @@ class AdaptiveModelRouter:
                 dropped.append((option, reason, min_success - measured))
             else:
                 score = quality(rate, latency, PRIOR_COST_USD if cost is None else cost, lately, known)
-                scored.append((score, option, row, cost))
-        return scored, dropped
+                scored.append((score, option, row, cost, None))
+        return scored, dropped, caches
 
     def recommend_tier_upgrade(self, workflow: str, stage: str) -> TierUpgrade:
         """Whether the stage's calls fail so often that the next tier up should be tried.
@@ -349,51 +379,11 @@ class AdaptiveModelRouter:
 
     # -- the parts of a decision -----------------------------------------------------------------
 
-    def _enrol(self, credentials: Mapping[str, Sequence[str]] | None) -> list[Option]:
+    def _enrol(
+        self, credentials: Mapping[str, Sequence[str]] | None, preferred: Sequence[ModelInfo]
+    ) -> list[Option]:
         if credentials is None:
             local = {m.provider for m in self.registry.models if m.local}
             credentials = {p: ("none" if p in local else "api_key",) for p in self.registry.providers}
-        preferred = [model for tier in _TIERS for model in self.registry.in_tier(tier)]
-        self._listed = {model.label for model in preferred}
         models = dict.fromkeys([*preferred, *self.registry.models])
-        options = [Option(m, credential) for m in models for credential in credentials.get(m.provider, ())]
-        self._smallest_window = min((option.window for option in options), default=0)
-        return options
-
-    def _size(self, request: RouteRequest, mean: tuple[float, float] | None) -> tuple[float, float]:
-        """The tokens that the call will probably take: what is known of it, else the mean."""
-        mean_in, mean_out = mean or (DEFAULT_INPUT_TOKENS, DEFAULT_OUTPUT_TOKENS)
-        tokens_in = mean_in if request.input_tokens is None else request.input_tokens
-        limit = request.max_output_tokens
-        return tokens_in, mean_out if limit is None else min(mean_out, limit)
-
-    def _fitting(self, request: RouteRequest) -> tuple[list[Option], list[Drop]]:
-        """The options that fit by what never changes, and those that do not; remembered by request shape."""
-        shape = (
-            request.needs,
-            request.model,
-            request.allow_providers,
-            request.allow_models,
-            request.local_only,
-            self._allowed.get(request.workflow),
-        )
-        found = self._fits.get(shape)
-        if found is None:
-            if len(self._fits) >= 256:
-                self._fits.clear()
-            found = self._fits[shape] = self._split(request)
-        return found
-
-    def _split(self, request: RouteRequest) -> tuple[list[Option], list[Drop]]:
-        asked = {m.label for m in self.registry.find(request.model)} if request.model else self._listed
-        allowed = [
-            allow
-            for allow in (
-                request.allow_providers,
-                self._allowed.get("*"),
-                self._allowed.get(request.workflow),
-            )
-            if allow is not None
-        ]
-        options = [option for option in self._options if option.label in asked]
-        return split(options, request, allowed, local_only=request.local_only or self._local_only)
+        return [Option(m, credential) for m in models for credential in credentials.get(m.provider, ())]

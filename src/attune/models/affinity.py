@@ -13,12 +13,14 @@ from hashlib import blake2b
 from math import log
 from typing import TYPE_CHECKING
 
+from attune.models.option import weighed_usd
 from attune.models.performance import PRIOR_COST_USD, quality
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from attune.models.route_decision import Scored
+    from attune.models.option import Scored
+    from attune.models.prompt_cache import CacheView
 
 __all__ = ["where_it_stays"]
 
@@ -29,15 +31,26 @@ them a candidate's share falls steeply, but without a step at which many session
 """
 
 
-def where_it_stays(leaders: Sequence[Scored], session_id: str, bound_to: str, *, realtime: bool) -> Scored:
+def where_it_stays(
+    leaders: Sequence[Scored],
+    session_id: str,
+    bound_to: str,
+    caches: CacheView | None,
+    *,
+    realtime: bool,
+) -> Scored:
     """Of the candidates that are best or nearly so, the one for this conversation: of the provider that it is
-    bound to, if there is one, and for a session the one that it draws.
+    bound to, if there is one, and for a session the one that it draws. Where ``caches`` have its prompt,
+    nothing is drawn: that is worth what it saves, and among those alike it stays where most of it is.
     """
     among = [each for each in leaders if each[1].model.provider == bound_to] or leaders
     if not session_id:
         return among[0]
     weights = _weights(among, realtime=realtime)
     drawn = [_draw(session_id, each[1].candidate.key) for each in among]
+    kept = [0.0 if caches is None else caches.kept.get(each[1].key, 0.0) for each in among]
+    if any(kept):
+        return among[max(range(len(among)), key=lambda place: (weights[place], kept[place], drawn[place]))]
     return among[max(range(len(among)), key=lambda place: weights[place] + drawn[place])]
 
 
@@ -46,11 +59,13 @@ def _weights(leaders: Sequence[Scored], *, realtime: bool) -> list[float]:
     results do not count here: they would move sessions about.
     """
     if realtime:
-        paces = [max(row[1], 1.0) / max(row[0], 1e-6) for _, _, row, _ in leaders]
+        paces = [max(each[2][1], 1.0) / max(each[2][0], 1e-6) for each in leaders]
         return [-8 * max(0.0, log(pace / (ALIKE_PACE * min(paces)))) for pace in paces]
-    costs = [PRIOR_COST_USD if cost is None else cost for _, _, _, cost in leaders]
+    known = map(weighed_usd, leaders)
+    costs = [PRIOR_COST_USD if cost is None else cost for cost in known]
     scores = [
-        quality(row[0], row[1], cost, 0, row[2]) for (_, _, row, _), cost in zip(leaders, costs, strict=True)
+        quality(row[0], row[1], cost, 0, row[2])
+        for row, cost in zip((each[2] for each in leaders), costs, strict=True)
     ]
     limit, enough = ALIKE_COST * max(min(costs), 1e-9), max(scores) - ALIKE_SCORE
     return [

@@ -19,9 +19,10 @@ from attune.errors import (
     RefusalError,
     StreamBrokenError,
     TransientError,
+    WindowSpentError,
 )
 from attune.models.eager import Eager
-from attune.models.executor import AttemptSummary, EventKind, Working
+from attune.models.executor import AttemptSummary, BilledBeside, EventKind, Working
 from attune.models.folding import Fold
 from attune.models.interruption import TimeLimit
 from attune.models.prices import cost_nanos
@@ -70,7 +71,7 @@ class Attempt:
     """The events of one attempt; settles itself when it ends, however it ends.
 
     ``error`` is why it failed, ``record`` what was recorded, once it has ended; ``fold`` what came;
-    ``started`` when it began, on the monotonic clock.
+    ``started`` when it began, on the monotonic clock; ``billed_beside`` that credits paid beside its plan.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Attempt:
         self.candidate = candidate
         self.model = model
         self.fold = Fold(candidate.provider)
+        self.billed_beside: BilledBeside | None = None
         self.error: ProviderError | None = None
         self.record: LLMCallRecord | None = None
 
@@ -133,6 +135,8 @@ class Attempt:
             await self._end(self._terminal_error())
         elif isinstance(event.parsed, Working):
             self._at_work_s = self._waited_s
+        elif isinstance(event.parsed, BilledBeside):
+            self._turn_off(event.parsed)
         return event
 
     def take(self) -> StreamEvent | None:
@@ -161,6 +165,14 @@ class Attempt:
         )
 
     # -- the stream ------------------------------------------------------------------------------
+
+    def _turn_off(self, billed: BilledBeside) -> None:
+        """Let nobody ask the plan again before its reset: each answer would be billed."""
+        self.billed_beside = billed
+        message = "credits were billed beside the plan"
+        self._permit.blame(
+            WindowSpentError(message, code=billed.window or None, retry_after=billed.resets_in_s)
+        )
 
     def _come_already(self) -> StreamEvent | None:
         """The next event if it came together with the last one; neither the end nor an error."""
@@ -334,6 +346,8 @@ class Attempt:
             reported = False
         elif usage is None and (complete or self.fold.began):
             usage = TokenUsage(self._request.estimated_input_tokens(), self.fold.estimated_output_tokens())
+        if self.billed_beside is not None:
+            return usage, None, CostStatus.UNKNOWN
         if prices is not None and prices.free:
             return usage, 0, CostStatus.EXACT
         if usage is None or prices is None:

@@ -52,7 +52,8 @@ class AttemptRunner:
 
     ``providers`` answer, one for each (provider, credential). ``record`` is called with the record of
     every attempt when it has settled. ``spend_cap`` reserves dollars before an attempt and settles them
-    after it. ``rng`` makes the ids.
+    after it, ``overflow_cap`` those of attempts that cost money because a plan is used up. ``rng`` makes the
+    ids.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class AttemptRunner:
         clock: Clock = SYSTEM_CLOCK,
         record: Callable[[LLMCallRecord], None] | None = None,
         spend_cap: SpendCap | None = None,
+        overflow_cap: SpendCap | None = None,
         rng: Random | None = None,
     ) -> None:
         self.clock = clock
@@ -70,6 +72,7 @@ class AttemptRunner:
         self._providers = {(each.name, each.credential): each for each in providers}
         self._record = record
         self._spend_cap = spend_cap
+        self._overflow_cap = overflow_cap
         self._rng = Random() if rng is None else rng  # noqa: S311  (ids, not secrets)
 
     def new_id(self) -> str:
@@ -119,14 +122,21 @@ class AttemptRunner:
             await provider.aclose()
 
     async def reserve(
-        self, model: ModelInfo, request: LLMRequest, budget: AttemptBudget, cap: Cap | None = None
+        self,
+        model: ModelInfo,
+        request: LLMRequest,
+        budget: AttemptBudget,
+        cap: Cap | None = None,
+        *,
+        overflows: bool = False,
     ) -> Held | None:
-        """Hold what an attempt may cost, for ``start``, in the spend cap and the call's own ``cap``; ``None``
-        without either.
+        """Hold what an attempt may cost, for ``start``, in the spend cap, the call's own ``cap``, and the
+        overflow cap of one that ``overflows``; ``None`` without any.
 
         Raises ``BudgetExhaustedError`` when a cap is reached or the model's price is not known.
         """
-        caps = [each for each in (cap, self._spend_cap) if each is not None]
+        overflow_cap = self._overflow_cap if overflows else None
+        caps = [each for each in (cap, self._spend_cap, overflow_cap) if each is not None]
         if not caps:
             return None
         if model.prices is None:

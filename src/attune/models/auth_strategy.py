@@ -6,11 +6,13 @@ touches a file or a clock.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from attune.errors import InvalidRequestError, UnknownNameError
+from attune.models.overflow import DEFAULT_USD_PER_DAY, Overflow, OverflowRule
 from attune.models.prices import cost_nanos
 from attune.models.registry import ModelTier, get_model
 from attune.models.telemetry import NANOS_PER_USD, TokenUsage
@@ -18,6 +20,7 @@ from attune.models.telemetry import NANOS_PER_USD, TokenUsage
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from attune.models.answer_length import AnswerLength
     from attune.models.registry import ModelInfo
 
 __all__ = [
@@ -25,6 +28,7 @@ __all__ = [
     "AuthMode",
     "AuthStrategy",
     "CostEstimate",
+    "Overflow",
     "SizeCategory",
     "SubscriptionTier",
     "get_module_size_category",
@@ -38,7 +42,7 @@ LOC_TO_TOKENS_MULTIPLIER = 4.0
 
 OUTPUT_SHARE = 0.25
 """Expected output tokens for each input token: a review or a set of changes, not a rewrite. An
-assumption, to be replaced by telemetry where there is some."""
+assumption, which telemetry replaces where there is some (``AuthFacts.answers``)."""
 
 MIN_OUTPUT_TOKENS = 500
 """An answer is taken to be at least this long, however short the module."""
@@ -46,6 +50,7 @@ MIN_OUTPUT_TOKENS = 500
 MAX_LINES = 1_000_000_000
 MAX_MULTIPLIER = 10_000
 MAX_TOKENS = MAX_LINES * MAX_MULTIPLIER
+MAX_USD = 1_000_000_000
 
 
 class AuthMode(StrEnum):
@@ -79,16 +84,20 @@ class AuthFacts(NamedTuple):
     """What is known beyond the size of the work; ``None`` is not known.
 
     ``window_exhausted``: a quota window of the subscription is used up. ``quota_would_expire``:
-    its remaining quota would be lost unused at the reset. ``context_fits``: the prompt fits what
+    its remaining quota would be lost unused at the reset. ``quota_would_run_out``: it is expected
+    to be used up before. ``context_fits``: the prompt fits what
     the subscription serves. ``window_tokens``: how many tokens a quota window holds, as learned
     from telemetry. ``month_tokens``: how many tokens the subscription served in the last 30 days.
+    ``answers``: how long answers are, as learned from telemetry.
     """
 
     window_exhausted: bool | None = None
     quota_would_expire: bool | None = None
+    quota_would_run_out: bool | None = None
     context_fits: bool | None = None
     window_tokens: int | None = None
     month_tokens: int | None = None
+    answers: AnswerLength | None = None
 
 
 class CostEstimate(NamedTuple):
@@ -118,8 +127,9 @@ class AuthStrategy:
 
     ``small_module_threshold`` and ``large_module_threshold`` are in lines: below the first a
     module is small, above the second large. ``loc_to_tokens_multiplier`` is tokens a line.
-    ``cost_optimization`` lets facts about the quota beat the size. ``setup_completed`` is whether
-    the user has gone through the set-up.
+    ``cost_optimization`` lets facts about the quota beat the size. ``overflow`` says what calls do whose
+    plan is used up, ``overflow_usd_per_day`` what those may cost in a UTC day that are billed instead (USD).
+    ``setup_completed`` is whether the user has gone through the set-up.
     """
 
     default_mode: AuthMode = AuthMode.AUTO
@@ -129,6 +139,8 @@ class AuthStrategy:
     large_module_threshold: int = LARGE_MODULE_THRESHOLD
     loc_to_tokens_multiplier: float = LOC_TO_TOKENS_MULTIPLIER
     cost_optimization: bool = True
+    overflow: Overflow = Overflow.FAIL
+    overflow_usd_per_day: float = DEFAULT_USD_PER_DAY
     setup_completed: bool = False
 
     def __post_init__(self) -> None:
@@ -140,6 +152,25 @@ class AuthStrategy:
             raise InvalidRequestError(
                 f"loc_to_tokens_multiplier must be above 0 and at most {MAX_MULTIPLIER} tokens a line"
             )
+        if not 0 <= self.overflow_usd_per_day <= MAX_USD:
+            raise InvalidRequestError(f"overflow_usd_per_day must be from 0 to {MAX_USD} USD")
+
+    @property
+    def overflow_rule(self) -> OverflowRule:
+        """What calls do that overflow."""
+        return OverflowRule(self.overflow, self.overflow_usd_per_day)
+
+    @property
+    def competes(self) -> bool:
+        """Whether the plan and the API keys compete for a call, by what is known of the quota."""
+        return self.default_mode is AuthMode.AUTO and self.counts_on_plan and self.cost_optimization
+
+    @property
+    def counts_on_plan(self) -> bool:
+        """Whether there are calls that the plan should pay for, so that they overflow once it is used up."""
+        if self.default_mode is not AuthMode.AUTO:
+            return self.default_mode is AuthMode.SUBSCRIPTION
+        return self.prefer_subscription and self.subscription_tier is not SubscriptionTier.NONE
 
     def get_module_size_category(self, lines: int) -> SizeCategory:
         """``small``, ``medium`` or ``large``, by this strategy's thresholds."""
@@ -153,22 +184,30 @@ class AuthStrategy:
 
         An explicit ``default_mode`` is obeyed. Otherwise the subscription is considered if there
         is one and it is preferred: what is known decides first (unless ``cost_optimization`` is
-        off), then the size, small modules going to the API. Raises ``InvalidRequestError``.
+        off), then the size, small modules going to the API, and medium ones too while the quota
+        would run out: it is kept for the large ones. Raises ``InvalidRequestError``.
         """
         size = self.get_module_size_category(lines)
         if self.default_mode != AuthMode.AUTO:
             return self.default_mode
-        if not self.prefer_subscription or self.subscription_tier == SubscriptionTier.NONE:
+        if not self.counts_on_plan:
             return AuthMode.API
         known = facts if facts is not None and self.cost_optimization else AuthFacts()
         if known.window_exhausted or known.context_fits is False:
             return AuthMode.API
-        return AuthMode.API if size == "small" and not known.quota_would_expire else AuthMode.SUBSCRIPTION
+        if size == "small":
+            return AuthMode.SUBSCRIPTION if known.quota_would_expire else AuthMode.API
+        kept_for_large = size == "medium" and known.quota_would_run_out
+        return AuthMode.API if kept_for_large else AuthMode.SUBSCRIPTION
 
     def estimate_tokens(self, lines: int) -> int:
         """The tokens of so many lines: ``int(lines x loc_to_tokens_multiplier)``."""
         _check_lines(lines)
         return int(lines * self.loc_to_tokens_multiplier)
+
+    def estimate_lines(self, tokens: float) -> int:
+        """The lines that so many tokens are taken for: ``tokens / loc_to_tokens_multiplier``, rounded up."""
+        return min(MAX_LINES, math.ceil(tokens / self.loc_to_tokens_multiplier))
 
     def estimate_cost(
         self,
@@ -184,9 +223,10 @@ class AuthStrategy:
 
         ``mode`` of ``None`` or ``AUTO`` is the recommended one, ``model`` Anthropic's capable
         one unless given, ``input_tokens`` a real count in place of ``estimate_tokens``. The output
-        is taken to be ``OUTPUT_SHARE`` of the input, at least ``MIN_OUTPUT_TOKENS`` and at most
-        what the model may write. ``at`` (UTC epoch seconds) is the time whose prices are meant, by
-        default the day on which the price table was made. Raises ``InvalidRequestError``.
+        is taken to be as ``facts.answers`` says, else ``OUTPUT_SHARE`` of the input and at least
+        ``MIN_OUTPUT_TOKENS``; in any case at most what the model may write. ``at`` (UTC epoch seconds)
+        is the time whose prices are meant, by default the day on which the price table was made.
+        Raises ``InvalidRequestError``.
         """
         if mode is None or mode == AuthMode.AUTO:
             mode = self.get_recommended_mode(lines, facts)
@@ -194,7 +234,7 @@ class AuthStrategy:
         if not 0 <= prompt <= MAX_TOKENS:
             raise InvalidRequestError(f"input_tokens must be a whole number from 0 to {MAX_TOKENS}")
         model = model or get_model("anthropic", ModelTier.CAPABLE)
-        answer = min(max(MIN_OUTPUT_TOKENS, int(prompt * OUTPUT_SHARE)), model.max_output_tokens)
+        answer = min(_answer_tokens(prompt, facts), model.max_output_tokens)
         fits = prompt + answer <= model.context_window
         if mode == AuthMode.SUBSCRIPTION:
             cost: float | None = 0.0
@@ -253,6 +293,12 @@ def _check_thresholds(small: int, large: int) -> None:
         raise InvalidRequestError(
             f"small_module_threshold ({small}) must not be above large_module_threshold ({large})"
         )
+
+
+def _answer_tokens(prompt: int, facts: AuthFacts | None) -> int:
+    if facts is None or facts.answers is None:
+        return max(MIN_OUTPUT_TOKENS, int(prompt * OUTPUT_SHARE))
+    return facts.answers.tokens(prompt)
 
 
 def _api_usd(usage: TokenUsage, model: ModelInfo, at: float | None) -> float | None:

@@ -18,10 +18,9 @@ from attune.errors import (
     ErrorClass,
     NoCandidateError,
     ProviderError,
-    ThrottledError,
 )
 from attune.models.budget import CallBudget
-from attune.models.call_errors import all_failed, joined, named, too_dear
+from attune.models.call_errors import all_failed, billed_beside, named, too_dear
 from attune.models.empathy_executor import response_of
 from attune.models.hedging import parse_hedge
 from attune.models.judge import Judge
@@ -119,6 +118,7 @@ class Call:
         """End what is under way now."""
         for attempt in tuple(self._open):
             await attempt.aclose()
+        self._executor.router.over(self._id)
 
     # -- choosing the next step ------------------------------------------------------------------
 
@@ -127,7 +127,9 @@ class Call:
         if self._plan.decision is None:
             self._decide()
         while True:
-            await self._wait()
+            pause, self._pause = self._pause, 0.0
+            if pause > 0:
+                await self._clock.sleep(pause)
             scored = self._plan.head
             if scored is None:
                 self._plan_the_soonest()
@@ -143,15 +145,16 @@ class Call:
             try:
                 return await self._start(scored)
             except (CircuitOpenError, ProviderError) as refusal:
-                self._plan.drop(candidate, throttled=isinstance(refusal, ThrottledError))
+                self._plan.drop(candidate, refusal)
+                if str(refusal) not in map(str, self._errors):  # such as of a credential of several models
+                    self._say(f"{named(candidate, refusal)}{self._plan.overflow_label(refusal)}")
                 self._errors.append(refusal)
-                self._say(named(candidate, refusal))
             except BudgetExhaustedError as exhausted:
                 if exhausted.limit in {"deadline", "attempts"}:
                     if not self._errors:
                         raise
                     raise self._all_failed(str(exhausted)) from exhausted
-                self._plan.drop(candidate)  # the spend cap: another candidate may be free
+                self._plan.drop_for_dollars(scored, exhausted)
                 self._errors.append(exhausted)
                 self._say(named(candidate, exhausted))
 
@@ -175,11 +178,11 @@ class Call:
             self._pause = pause
             self._say(f"{named(candidate, error)}; again in {self._pause:.2f} s")
         else:
-            self._plan.drop(candidate, throttled=error.error_class is ErrorClass.THROTTLED)
+            self._plan.drop(candidate, error)
             self._plan.put_last(candidate, error)
             following = self._plan.head if self._budget.attempts_left else None
             following_label = "" if following is None else f"; next {candidate_of(following).label}"
-            self._say(f"{named(candidate, error)}{following_label}")
+            self._say(f"{named(candidate, error)}{self._plan.overflow_label(error)}{following_label}")
 
     def answered(self, attempt: Attempt) -> bool:
         """Whether a complete answer is the call's: not when it ran into its model's window and a
@@ -201,6 +204,8 @@ class Call:
         """Count what a settled attempt took; once."""
         self._open.remove(attempt)
         self._made[attempt.spec.position] = attempt.summary()
+        if attempt.billed_beside is not None:
+            self._say(billed_beside(attempt.candidate, self._runner.domains.refusal(attempt.candidate)))
         record = attempt.record
         if record is not None:
             self._budget.spend(record.cost_nanos, attempt.spec.held_nanos)
@@ -280,12 +285,12 @@ class Call:
                 self._executor.first_content_times.learn_attempt(record, record.latency_ms)
             return
         self._errors.append(error)
-        self._plan.drop(attempt.candidate, throttled=error.error_class is ErrorClass.THROTTLED)
+        self._plan.drop(attempt.candidate, error)
         if error.error_class is ErrorClass.CONTEXT:
             self._plan.keep_larger(attempt.model.context_window, self._tried())
         else:
             self._plan.put_last(attempt.candidate, error)
-        self._say(named(attempt.candidate, error))
+        self._say(f"{named(attempt.candidate, error)}{self._plan.overflow_label(error)}")
 
     # -- the parts -------------------------------------------------------------------------------
 
@@ -297,8 +302,7 @@ class Call:
             raise
         self._executor.bucket(decision.candidate.provider).credit()
         self._record(decision.record(decision_id=self._id, call_id=self._id, at=self._clock.time()))
-        if decision.drawn is not None:
-            self._executor.router.steering.begun(decision.drawn, self._id, self._clock.time())
+        self._executor.router.begun(decision, self._id, self._clock.time())
         return decision
 
     def _record(self, decision: DecisionRecord) -> None:
@@ -309,19 +313,12 @@ class Call:
         """Whether the retry bucket allows it: another key or model behind the same failure repeats it."""
         return not self._plan.repeats_failure(scored) or self._executor.bucket(scored.provider).take()
 
-    async def _wait(self) -> None:
-        pause, self._pause = self._pause, 0.0
-        if pause > 0:
-            await self._clock.sleep(pause)
-
     def _may_repeat(self, candidate: Candidate, error: ProviderError, done: int, pause: float) -> bool:
         executor = self._executor
         if not executor.retry.repeats(error, done) or self._budget.attempts_left < 1:
             return False
-        refusal = self._runner.domains.refusal(candidate)
-        if refusal is not None and refusal.retry_at > self._clock.monotonic() + pause:
-            return False
-        if pause >= self._budget.remaining_s(self._clock.monotonic()):
+        refusal, now = self._runner.domains.refusal(candidate), self._clock.monotonic()
+        if (refusal is not None and refusal.retry_at > now + pause) or pause >= self._budget.remaining_s(now):
             return False
         if (error.retry_after or 0.0) > executor.retry.cap_s and self._plan.after_head:
             return False
@@ -329,29 +326,31 @@ class Call:
 
     def _plan_the_soonest(self) -> None:
         """With the plan at its end: go on with what the decision had left out for its success rate, else
-        wait for the first candidate that throttled the call, if its cooldown ends in time (or has ended
-        meanwhile), or raise ``AllProvidersFailedError``.
+        wait for the first candidate that rests, if its rest ends in time (or has ended meanwhile), or raise
+        ``AllProvidersFailedError``.
         """
         if self._budget.attempts_left < 1:
             raise self._all_failed(f"all {self._budget.attempts} attempts are used")
-        if not self._made and all(isinstance(error, BudgetExhaustedError) for error in self._errors):
-            raise joined(self._errors)
         if self._plan.climbing:  # there is an answer already: none is waited for
             raise self._all_failed("no candidate of a higher tier is left")
+        if exhausted := self._plan.out_of_dollars(self._errors, len(self._made)):
+            raise exhausted
         if self._plan.add_left_out():
             return
-        soonest = self._plan.soonest_throttled(self._tried())
-        if soonest is None:
-            raise self._all_failed("no candidate is left")
+        soonest = self._plan.soonest_resting(self._tried())
+        if soonest is None or soonest[0] >= self._budget.deadline:
+            if unpaid := self._plan.unpaid_error(self._errors):
+                raise unpaid
+            late = "every candidate is throttled beyond the call's deadline"
+            raise self._all_failed("no candidate is left" if soonest is None else late)
         retry_at, scored = soonest
-        if retry_at >= self._budget.deadline:
-            raise self._all_failed("every candidate is throttled beyond the call's deadline")
         self._count_repeat(candidate_of(scored))
         self._pause = self._plan.add(scored, retry_at)
-        self._say(f"{candidate_of(scored).label} is throttled; waiting {self._pause:.1f} s")
+        what = "used up" if self._plan.is_used_up(scored) else "throttled"
+        self._say(f"{candidate_of(scored).label} is {what}; waiting {self._pause:.1f} s")
 
     def _count_repeat(self, candidate: Candidate) -> None:
-        """Take a retry token for a candidate that has throttled this very call. Raises without one."""
+        """Take a retry token for a candidate that this very call has tried. Raises without one."""
         if candidate not in self._tried():
             return
         if not self._executor.bucket(candidate.provider).take():
@@ -363,7 +362,11 @@ class Call:
     async def _start(self, scored: ScoredCandidate) -> Attempt:
         decided = None if self.decision is None else self.decision.candidate
         attempt = await self._starter.start(
-            scored, self._plan.model_of(scored), decided, last_resort=self._plan.last_resort
+            scored,
+            self._plan.model_of(scored),
+            decided,
+            last_resort=self._plan.last_resort,
+            overflows=self._plan.overflows,
         )
         self._open.append(attempt)
         return attempt

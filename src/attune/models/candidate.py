@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from attune.errors import ErrorClass
 
-__all__ = ["Availability", "Candidate", "Refusal"]
+__all__ = ["NO_CREDENTIAL", "SUBSCRIPTION", "Availability", "Candidate", "Refusal"]
+
+NO_CREDENTIAL = "none"
+"""The name of the credential of a provider that needs no key."""
+
+SUBSCRIPTION = "subscription"
+"""The name of the credential that a login of the ``claude`` program is: paid in advance, up to its quota."""
 
 
 class Candidate(NamedTuple):
@@ -43,6 +49,11 @@ class Refusal(NamedTuple):
     reason: str
     retry_at: float
     error_class: ErrorClass | None
+
+    @property
+    def told(self) -> str:
+        """The reason with what refuses, unless it names that itself."""
+        return self.reason if self.domain in self.reason else f"{self.domain}: {self.reason}"
 
 
 class Availability(Protocol):

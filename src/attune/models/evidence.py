@@ -82,6 +82,9 @@ class Evidence:
         self._half_life_s = half_life_s
         self._max_nodes = max_nodes
         self._nodes: OrderedDict[Path, Node] = OrderedDict()
+        self._roots: dict[Path, None] = {}
+        self._left: dict[str, float] = {}
+        self._fades = 0
         self._believed: dict[tuple[Path, tuple[str, ...]], list[Belief]] = {}
 
     def __len__(self) -> int:
@@ -95,9 +98,7 @@ class Evidence:
         size = self._relative_size(path[:1], model, cost)
         for depth in range(1, len(path) + 1):
             node = self._enter(path[:depth])
-            sums = node.models.get(model)
-            if sums is None:
-                sums = node.models[model] = Sums(now)
+            sums = self._sums(node, model, now)
             if reward is not None:
                 sums.add(now, self._half_life_s, reward, reward * reward, 1)
             else:
@@ -121,14 +122,14 @@ class Evidence:
         calls, reward, squares = rewards
         for depth in range(1, len(path) + 1):
             node = self._enter(path[:depth])
-            node.models.setdefault(model, Sums(at)).add(at, self._half_life_s, reward, squares, calls)
+            self._sums(node, model, at).add(at, self._half_life_s, reward, squares, calls)
             node.seen += int(calls)
 
     def restored(self) -> None:
         """Learn how much keys differ from all that was restored, from the root down."""
         while len(self._nodes) > self._max_nodes:
             self._evict()
-        for node in self._nodes.values():
+        for node in map(self._current, self._nodes.values()):
             node.refresh_at = node.seen * REFRESH_GROWTH
             self._refresh(node)
         for path, node in list(self._nodes.items()):
@@ -141,33 +142,39 @@ class Evidence:
         self._believed.clear()
         for depth in range(1, len(path) + 1):
             node = self._nodes.get(path[:depth])
-            if node is not None and model in node.models:
+            if node is not None and model in self._current(node).models:
                 change = reward - previous, reward * reward - previous * previous
                 node.models[model].add(at, self._half_life_s, *change, 0)
                 node.models[model].keep_possible()
         if path in self._nodes:
             self._place(path)
 
+    def calls(self, model: str) -> float:
+        """Labelled calls of a model at all keys together, as far as they are not forgotten."""
+        known = (self._current(self._nodes[root]).models.get(model) for root in self._roots)
+        return sum(sums.calls for sums in known if sums is not None)
+
     def forget(self, model: str, calls: float) -> None:
-        """Keep only as much of a model's rewards as ``calls`` calls would say: it has changed."""
+        """Keep only as much of a model's rewards as ``calls`` calls would say, at all keys together."""
+        known = self.calls(model)
+        if known > calls:
+            self.fade(model, math.log(known / calls))
+
+    def fade(self, model: str, rate: float) -> None:
+        """Keep ``exp(-rate)`` of what a model's rewards say; the costs stay. However many keys there are, it
+        takes the same time: what a key has to forget is taken from it when it is next looked at.
+        """
         self._believed.clear()
-        for path, node in self._nodes.items():
-            sums = node.models.get(model)
-            if len(path) == 1 and sums is not None and sums.calls > calls:
-                keep = calls / sums.calls
-                for each in self._nodes.values():
-                    if model in each.models:
-                        each.models[model].forget(keep)
-                node.abilities = {}
-                return
+        self._left[model] = self._left.get(model, 0.0) - rate
+        self._fades += 1
 
     def merge(self, other: Evidence) -> None:
         """Add what another process learned."""
         self._believed.clear()
         for path, theirs in other._nodes.items():
             node = self._enter(path)
-            for model, sums in theirs.models.items():
-                node.models.setdefault(model, Sums(sums.time)).merge(sums, self._half_life_s)
+            for model, sums in other._current(theirs).models.items():
+                self._sums(node, model, sums.time).merge(sums, self._half_life_s)
             self._refresh(node)
         for path in other._nodes:
             self._place(path)
@@ -185,13 +192,35 @@ class Evidence:
             node = self._nodes[path] = Node()
             if len(path) > 1:
                 self._enter(path[:-1]).children[path] = None
+            else:
+                self._roots[path] = None
         else:
             self._nodes.move_to_end(path)
+        return self._current(node)
+
+    def _current(self, node: Node) -> Node:
+        """A key, from which is taken what was forgotten of its models since it was last looked at."""
+        if node.fades != self._fades:
+            node.fades = self._fades
+            node.abilities = {}
+            for model, sums in node.models.items():
+                left = self._left.get(model, 0.0)
+                if left != sums.left:
+                    sums.forget(math.exp(left - sums.left))
+                    sums.left = left
         return node
+
+    def _sums(self, node: Node, model: str, time: float) -> Sums:
+        """What a model's calls at a key come to; nothing yet as of ``time``."""
+        sums = node.models.get(model)
+        if sums is None:
+            sums = node.models[model] = Sums(time, self._left.get(model, 0.0))
+        return sums
 
     def _evict(self) -> None:
         path = next(p for p, node in self._nodes.items() if not node.children)
         del self._nodes[path]
+        self._roots.pop(path, None)
         if parent := self._nodes.get(path[:-1]):
             parent.children.pop(path, None)
 
@@ -199,7 +228,7 @@ class Evidence:
 
     def _refresh(self, node: Node) -> None:
         """Learn anew how noisy each model is and how much the keys below differ."""
-        kids = [self._nodes[p] for p in islice(reversed(node.children), MAX_REFRESHED_KEYS)]
+        kids = [self._current(self._nodes[p]) for p in islice(reversed(node.children), MAX_REFRESHED_KEYS)]
         node.dispersion = dispersions(kids or [node])
         if not kids:
             return
@@ -224,11 +253,11 @@ class Evidence:
 
     def _place(self, path: Path) -> None:
         """Find the difficulties along a path, from the root down."""
-        node = self._nodes[path[:1]]
+        node = self._current(self._nodes[path[:1]])
         abilities: dict[str, Ability] = {m: self._ability(node, m) for m in node.models}
         node.abilities = abilities
         for depth in range(2, len(path) + 1):
-            kid = self._nodes[path[:depth]]
+            kid = self._current(self._nodes[path[:depth]])
             kid.difficulty = difficulty_of(node, kid, abilities)
             abilities = {m: below(node, kid, m, a) for m, a in abilities.items()}
             node = kid
@@ -269,14 +298,14 @@ class Evidence:
 
     def _beliefs(self, path: Path, models: Sequence[str]) -> list[Belief]:
         root = self._nodes.get(path[:1])
-        node = root = Node() if root is None else root
+        node = root = Node() if root is None else self._current(root)
         found = abilities = [root.abilities.get(m) or self._ability(root, m) for m in models]
         for depth in range(2, len(path) + 1):
             kid = self._nodes.get(path[:depth])
             if kid is None:
                 found = [(mean, var + node.spread) for mean, var in found]
                 break
-            found = [below(node, kid, m, a) for m, a in zip(models, found, strict=True)]
+            found = [below(node, self._current(kid), m, a) for m, a in zip(models, found, strict=True)]
             node = kid
         last = self._nodes.get(path, _NOTHING)
         costs = costs_of(root, last if last is not root else _NOTHING, models)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AttemptBudget",
     "AttemptSummary",
+    "BilledBeside",
     "EventKind",
     "LLMExecutor",
     "LLMResponse",
@@ -86,6 +87,15 @@ class Working(NamedTuple):
     """
 
 
+class BilledBeside(NamedTuple):
+    """Not the plan pays for the answer, but credits that are billed beside it, since its ``window`` (empty if
+    it was not told) is used up for ``resets_in_s`` seconds more (``None`` if that was not told).
+    """
+
+    window: str
+    resets_in_s: float | None
+
+
 class Terminal(NamedTuple):
     """The answer is complete.
 
@@ -98,7 +108,7 @@ class Terminal(NamedTuple):
 
 
 Payload: TypeAlias = (
-    "Meta | TextDelta | ThinkingDelta | ToolCallDelta | Working | TokenUsage | Terminal | None"
+    "Meta | TextDelta | ThinkingDelta | ToolCallDelta | Working | BilledBeside | TokenUsage | Terminal | None"
 )
 
 

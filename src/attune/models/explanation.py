@@ -6,10 +6,12 @@ import json
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from attune.models.payment import price_rank
 from attune.models.performance import DENSE, PRIOR_COST_USD, quality
 from attune.models.policies import Setting, draw, rule_of
+from attune.models.pool import bound
 from attune.models.registry import ModelTier
-from attune.models.steering import bound, prospect_of
+from attune.models.steering import prospect_of
 from attune.models.tasks import is_realtime
 from attune.models.tier_movement import positions
 
@@ -50,13 +52,21 @@ class _Part(NamedTuple):
     latency: float
     scored: ScoredCandidate
 
+    @property
+    def weighed(self) -> float | None:
+        """The cost and what prepaid quota is worth; credits are worth the same part of another cost."""
+        worth, paid = self.scored.quota_usd or 0.0, self.scored.predicted_cost_usd
+        if self.cost is None or not self.scored.by_credits:
+            return None if self.cost is None else self.cost + worth
+        return self.cost * worth / paid if paid else 0.0
+
     def having(self, quantity: str, value: float) -> _Part:
         if quantity == "success":
             return self._replace(success=value)
         return self._replace(cost=value) if quantity == "cost" else self._replace(latency=value)
 
     def score(self) -> float:
-        cost = PRIOR_COST_USD if self.cost is None else self.cost
+        cost = PRIOR_COST_USD if self.weighed is None else self.weighed
         return quality(self.success, self.latency, cost, self.scored.recent_failures, self.scored.known)
 
 
@@ -100,7 +110,7 @@ def _ladders(value: float, *, share: bool) -> tuple[list[float], list[float]]:
     """Values to look at, away from ``value`` on both sides."""
     if share:
         return [s for s in reversed(_SHARES) if s < value], [s for s in _SHARES if s > value]
-    start = value or 1e-9
+    start = value or 1e-4  # USD: a cost that is 0 now
     return [*(start / d for d in _DECADES[1:]), 0.0] if value else [], [start * d for d in _DECADES[1:]]
 
 
@@ -148,6 +158,7 @@ def _chooser(decision: DecisionRecord) -> Callable[[Sequence[_Part]], str]:
     by_score = decision.policy.partition("/")[0] == "best"
     floor = float(features.get("min_success_rate", "0")) if by_score else 0.0
     order = _by_latency if realtime else _by_score
+    prepaid = {"first": True, "last": False}.get(features.get("prepaid", ""))
     position = positions(ModelTier.parse(decision.tier).rank, downwards=max_cost < math.inf)
 
     def fits(part: _Part) -> bool:
@@ -160,22 +171,55 @@ def _chooser(decision: DecisionRecord) -> Callable[[Sequence[_Part]], str]:
         left = [part for part in parts if fits(part)]
         if not left:
             return ""
-        return min(left, key=lambda part: order(part, position)).label if by_score else _drawn(left, features)
+        dearer = _dearer(left, features.get("twins", ""))
+        if not by_score:
+            drawn = _drawn(left, features)
+            return dearer.get(drawn, drawn)
+        return min(
+            left,
+            key=lambda part: (
+                position[part.rank],
+                part.label in dearer or _is_later(part, prepaid),
+                order(part),
+            ),
+        ).label
 
     return choose
 
 
-def _by_score(part: _Part, position: Sequence[int]) -> float:
-    return position[part.rank] - part.score()
+def _is_later(part: _Part, prepaid_first: bool | None) -> bool:
+    """Whether who pays puts it behind the others of its tier; ``None`` does nothing."""
+    return prepaid_first is not None and _is_of_plan(part) is not prepaid_first
 
 
-def _by_latency(part: _Part, position: Sequence[int]) -> tuple[int, float]:
-    return position[part.rank], part.latency / max(part.success, 1e-6)
+def _is_of_plan(part: _Part) -> bool:
+    return part.scored.list_usd is not None and not part.scored.by_credits
+
+
+def _dearer(parts: Sequence[_Part], twins: str) -> Mapping[str, str]:
+    """Of each pair of ``twins``, a model that both a plan and a key have, the one that costs more, and the
+    other in its place.
+    """
+    found, known = {}, {part.label: part for part in parts}
+    for pair in filter(None, twins.split(";")):
+        left = [known[label] for label in pair.split(" ") if label in known]
+        if len(left) > 1:
+            cheaper, dearer = sorted(left, key=lambda part: (price_rank(part.weighed), not _is_of_plan(part)))
+            found[dearer.label] = cheaper.label
+    return found
+
+
+def _by_score(part: _Part) -> float:
+    return -part.score()
+
+
+def _by_latency(part: _Part) -> float:
+    return part.latency / max(part.success, 1e-6)
 
 
 def _drawn(parts: Sequence[_Part], features: Mapping[str, str]) -> str:
     """Draw again: the table's choice stands first, the others by name."""
-    first = [part for part in parts if part.label == features["table"]] or parts[:1]
+    first = [part for part in parts if part.label == _table_choice(parts, features)] or parts[:1]
     if "draw" not in features:
         return first[0].label
     among = [part for part in parts if part.scored.belief is not None]
@@ -188,6 +232,17 @@ def _drawn(parts: Sequence[_Part], features: Mapping[str, str]) -> str:
     return table[draw(vector, float(features["draw"]))].label
 
 
+def _table_choice(parts: Sequence[_Part], features: Mapping[str, str]) -> str:
+    """The table's first: of a prepaid model and its rivals the prepaid one, unless it costs more."""
+    table, rivals = features["table"], features.get("rivals", "").split(" ")
+    if table not in rivals:
+        return table
+    found = {part.label: part for part in parts if part.label in rivals}
+    if len(found) < len(rivals):
+        return next(iter(found), table)
+    return min(rivals, key=lambda label: price_rank(found[label].weighed))
+
+
 def _prospect(part: _Part) -> Prospect | None:
     believed = prospect_of(part.scored)
-    return None if believed is None else believed._replace(mean=part.success, cost=part.cost)
+    return None if believed is None else believed._replace(mean=part.success, cost=part.weighed)

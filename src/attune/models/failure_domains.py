@@ -32,6 +32,8 @@ from attune.errors import ErrorClass
 from attune.models.candidate import Refusal
 from attune.models.circuit_breaker import JITTER, BreakerSnapshot, CircuitBreaker
 from attune.models.credentials import CredentialHealth
+from attune.models.off_reasons import class_of, how_long, why_off
+from attune.models.quota import USED_UP
 from attune.models.state import Fact, FactKind
 
 if TYPE_CHECKING:
@@ -110,6 +112,10 @@ class AttemptPermit:
             self._return()
             self._domains._blame(self.candidate, error)
 
+    def blame(self, error: ProviderError) -> None:
+        """Blame what the attempt found out, though it goes on."""
+        self._domains._blame(self.candidate, error)
+
     def release(self) -> None:
         """The attempt was not made, was cancelled, or says nothing of anyone."""
         if not self.settled:
@@ -168,13 +174,14 @@ class FailureDomains:
         now = self._clock.monotonic()
         health = self._credentials.get(_credential_key(candidate))
         if health is not None and (retry_at := health.retry_at(now)) > now:
+            error_class = class_of(health.reason, ErrorClass.CREDENTIAL)
             what = f"the credential {_credential_key(candidate)} is off: {health.reason}"
-            error_class = _OFF_CLASSES.get(health.reason, ErrorClass.CREDENTIAL)
+            what += self._how_long(candidate, error_class, retry_at)
             return Refusal(_credential_key(candidate), what, retry_at, error_class)
-        for key in (candidate.key, candidate.label, *_families(candidate)) if self._rests else ():
-            rest = self._rests.get(key)
-            if rest is not None and rest.until > now:
-                return Refusal(key, rest.reason, rest.until, rest.error_class)
+        if (found := self._resting(candidate, now)) is not None:
+            key, rest = found
+            what = rest.reason + self._how_long(candidate, rest.error_class, rest.until)
+            return Refusal(key, what, rest.until, rest.error_class)
         for domain in _domain_names(candidate):
             breaker = self._breakers.get(domain)
             if breaker is not None and not breaker.would_permit(last_resort=last_resort):
@@ -182,6 +189,18 @@ class FailureDomains:
                 reason = f"the circuit of {domain} is {breaker.state.value.replace('_', '-')}"
                 return Refusal(domain, reason, retry_at, None)
         return None
+
+    def _resting(self, candidate: Candidate, now: float) -> tuple[str, _Rest] | None:
+        """What lets the candidate rest; a spent window before all else, whose end others would hide."""
+        if not self._rests:
+            return None
+        keys = (candidate.key, candidate.label, *_families(candidate))
+        found = [(key, rest) for key in keys if (rest := self._rests.get(key)) and rest.until > now]
+        return max(found, key=lambda each: each[1].error_class is ErrorClass.WINDOW_SPENT, default=None)
+
+    def _how_long(self, candidate: Candidate, error_class: ErrorClass, until_s: float) -> str:
+        wall = self._clock.time()
+        return how_long(candidate, error_class, wall + until_s - self._clock.monotonic(), wall)
 
     def suspects(self, provider: str) -> bool:
         """Whether different models of a provider have failed, with no success of any between."""
@@ -206,6 +225,8 @@ class FailureDomains:
             for domain in _domain_names(candidate)
         )
         credential = self._credentials.get(_credential_key(candidate))
+        if credential is not None and credential.reason == USED_UP:
+            credential = None  # its reset has passed: there is nothing to probe
         if credential is not None:
             credential.take_probe(model.lease_until)
         return AttemptPermit(self, candidate, provider, model, credential)
@@ -246,7 +267,7 @@ class FailureDomains:
             elif fact.until == 0:
                 self._credentials.pop(fact.key, None)
         elif fact.kind in {FactKind.COOLDOWN, FactKind.MODEL_OFF}:
-            off = _OFF_CLASSES.get(fact.detail, ErrorClass.MODEL)
+            off = class_of(fact.detail, ErrorClass.MODEL)
             error_class = ErrorClass.THROTTLED if fact.kind is FactKind.COOLDOWN else off
             rest = self._rests.get(fact.key)
             if fact.until > wall:
@@ -289,13 +310,13 @@ class FailureDomains:
                 self._tell(FactKind.MODEL_OFF, candidate.key, wall + MODEL_OFF_S, reason)
             case ErrorClass.WINDOW_SPENT if family := _family(candidate, error.code):
                 seconds = MODEL_OFF_S if error.retry_after is None else error.retry_after
-                reason = _OFF_REASONS[error.error_class]
+                reason = why_off(candidate, error)
                 self._rest(family, now + seconds, reason, error.error_class)
                 self._tell(FactKind.MODEL_OFF, family, wall + seconds, reason)
             case ErrorClass.CREDENTIAL | ErrorClass.MONEY | ErrorClass.WINDOW_SPENT:
                 key = _credential_key(candidate)
                 health = self._credentials.setdefault(key, CredentialHealth())
-                reason = _OFF_REASONS[error.error_class]
+                reason = why_off(candidate, error)
                 if error.error_class is ErrorClass.WINDOW_SPENT and error.retry_after is not None:
                     until = health.learn(now + error.retry_after, reason)
                 else:
@@ -344,15 +365,6 @@ class FailureDomains:
         fact = self._told[kind, key] = Fact(kind, key, until, self._clock.time(), detail, data)
         if self._publish is not None:
             self._publish(fact)
-
-
-_OFF_REASONS = {
-    ErrorClass.CREDENTIAL: "it was refused (401 or 403)",
-    ErrorClass.MONEY: "its account has no money left",
-    ErrorClass.WINDOW_SPENT: "its quota window is used up",
-}
-_OFF_CLASSES = {reason: error_class for error_class, reason in _OFF_REASONS.items()}
-"""Other processes know the reason only: it is the detail of the fact."""
 
 
 def _in_a_row(failures: int) -> str:

@@ -61,6 +61,12 @@ class PricePeriod(NamedTuple):
     cache_write: Rate | None = None
     cache_write_1h: Rate | None = None
 
+    @property
+    def input_rates(self) -> tuple[Rate, Rate, Rate, Rate]:
+        """Of plain input, and of input that is read from a cache, written to it, and written for an hour."""
+        write = self.cache_write or self.input
+        return self.input, self.cache_read or self.input, write, self.cache_write_1h or write
+
 
 class PriceSchedule(NamedTuple):
     """A model's prices over time, by rising ``start``; the first holds for all time before it too.
@@ -146,12 +152,12 @@ def cost_nanos(usage: TokenUsage, schedule: PriceSchedule, at: float) -> int:
     write = max(0, usage.cache_write_tokens)
     write_1h = min(max(0, usage.cache_write_1h_tokens), write)
     prompt = max(usage.input_tokens, read + write)
-    cache_write = period.cache_write or period.input
+    plain, cache_read, cache_write, cache_write_1h = period.input_rates
     parts = (
-        (prompt - read - write, period.input),
-        (read, period.cache_read or period.input),
+        (prompt - read - write, plain),
+        (read, cache_read),
         (write - write_1h, cache_write),
-        (write_1h, period.cache_write_1h or cache_write),
+        (write_1h, cache_write_1h),
         (max(0, usage.output_tokens), period.output),
     )
     return _divide_half_even(sum(tokens * rate.of(prompt) for tokens, rate in parts), TOKENS_PER_RATE)

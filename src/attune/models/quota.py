@@ -9,17 +9,23 @@ import json
 import math
 import operator
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attune.models.state import Fact, FactKind
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 __all__ = [
+    "CREDITS",
     "Forecast",
+    "USED_UP",
     "QuotaWindow",
     "Rate",
     "RunOut",
     "burn_of",
     "fact_of",
+    "meter_of",
     "run_out",
     "window_of",
 ]
@@ -28,6 +34,8 @@ HOUR_S = 3600.0
 SLOTS = 168
 DAY_S = 24 * HOUR_S
 WEEK_S = SLOTS * HOUR_S
+CREDITS = "credits"
+"""The name of the window that is a grant of credits: its reset is its end, nothing comes after it."""
 USUAL_SECONDS = {"five_hour": 5 * HOUR_S}
 """How long a window lasts whose reset is not known; a week for any other name."""
 
@@ -43,6 +51,8 @@ REFRESH_S = 300.0
 """A profile is computed anew after so long: it changes slowly, and costs more than a forecast does."""
 
 Z_90 = 1.6448536
+USED_UP = "its quota window is used up"
+"""Why a credential, or some models of it, are off until a reset: what is said, and stored, of it."""
 KEPT_S = 35 * DAY_S
 """How long a report is kept: the same for all, so that the later learned always has the later deadline."""
 MAX_DATA_CHARS = 20_000
@@ -50,6 +60,10 @@ FARTHEST_S = 400 * DAY_S
 """A reset is not looked at beyond this: what was told may be anything, and a forecast takes time by its
 length.
 """
+LONGEST_S = 40 * DAY_S
+"""A reset that a plan tells of is not believed beyond this."""
+LEAST_USED = 1e-6
+MOST_USED = 100.0
 
 
 class QuotaWindow(NamedTuple):
@@ -75,9 +89,15 @@ class QuotaWindow(NamedTuple):
         return self.utilization is not None and self.utilization >= 1
 
     def at(self, now: float) -> QuotaWindow:
-        """The window as it is known at ``now``: unused, with an unknown reset, once its reset has passed."""
+        """The window as it is known at ``now``: unused, with an unknown reset, once its reset has passed;
+        credits are used up then. Of one that was spent with no reset told, nothing is known after an hour.
+        """
+        if self.resets_at is None and self.spent and now >= self.learned_at + HOUR_S:
+            return self._replace(utilization=None)
         if self.resets_at is None or now < self.resets_at:
             return self
+        if self.name == CREDITS:
+            return self._replace(utilization=1.0)
         return self._replace(utilization=0.0, resets_at=None, learned_at=self.resets_at)
 
     def left_usd(self, now: float) -> float | None:
@@ -92,17 +112,34 @@ class QuotaWindow(NamedTuple):
         known = self.at(now).resets_at
         return now + self.usual_seconds if known is None else min(known, now + FARTHEST_S)
 
+    def plausible(self) -> QuotaWindow:
+        """The window of a plan without what cannot be: a use below a millionth is none, one above
+        ``MOST_USED`` is that, and a reset that lies too far from when it was learned is not known.
+        """
+        used, resets_at = self.utilization, self.resets_at
+        if used is not None:
+            used = min(MOST_USED, used) if used >= LEAST_USED else 0.0
+        if resets_at is not None and abs(resets_at - self.learned_at) > LONGEST_S:
+            resets_at = None
+        return self._replace(utilization=used, resets_at=resets_at)
+
     @property
     def usual_seconds(self) -> float:
         """How long a window of this name lasts: a week unless it is known to be shorter."""
         return USUAL_SECONDS.get(self.name, WEEK_S)
 
 
-def fact_of(window: QuotaWindow, provider: str, credential: str, burn: Rate | None = None) -> Fact:
-    """What is stored of a window and its burn rate, so that a restart and other processes know them. Of
-    several the one learned last is kept.
+def fact_of(
+    window: QuotaWindow,
+    provider: str,
+    credential: str,
+    burn: Rate | None = None,
+    meter: Sequence[float] = (),
+) -> Fact:
+    """What is stored of a window, its burn rate and the state of its meter, so that a restart and other
+    processes know them. Of several the one learned last is kept.
     """
-    data = json.dumps([*window[1:], burn and burn.numbers()], separators=(",", ":"))
+    data = json.dumps([*window[1:], burn and burn.numbers(), [*meter]], separators=(",", ":"))
     used = "unknown" if window.utilization is None else f"{window.utilization:.0%} used"
     key = f"{provider}#{credential}#{window.name}"
     return Fact(FactKind.QUOTA, key, window.learned_at + KEPT_S, window.learned_at, used, data)
@@ -111,19 +148,25 @@ def fact_of(window: QuotaWindow, provider: str, credential: str, burn: Rate | No
 def window_of(fact: Fact) -> QuotaWindow | None:
     """The window that a fact tells of; ``None`` if it is cleared or was not written by ``fact_of``."""
     values = data_of(fact)
-    if not isinstance(values, list) or len(values) != len(QuotaWindow._fields):
+    if not isinstance(values, list) or len(values) != len(QuotaWindow._fields) + 1:
         return None
-    used, resets_at, learned_at, capacity, elsewhere, _ = values
+    used, resets_at, learned_at, capacity, elsewhere = values[:-2]
     if not is_amount(learned_at) or not is_amount(elsewhere):
         return None
     if not all(each is None or is_amount(each) for each in (used, resets_at, capacity)):
         return None
-    return QuotaWindow(fact.key.rsplit("#", 1)[-1], *values[:-1])
+    return QuotaWindow(fact.key.rsplit("#", 1)[-1], *values[:-2]).plausible()
 
 
 def burn_of(fact: Fact) -> Rate | None:
     """The burn rate that was stored with a window, in parts of the whole; ``None`` if there is none."""
-    return None if window_of(fact) is None else Rate.of(data_of(fact)[-1])
+    return None if window_of(fact) is None else Rate.of(data_of(fact)[-2])
+
+
+def meter_of(fact: Fact) -> list[float]:
+    """The state of the meter that was stored with a window; empty if there is none."""
+    values = None if window_of(fact) is None else data_of(fact)[-1]
+    return values if isinstance(values, list) and all(map(is_amount, values)) else []
 
 
 def data_of(fact: Fact) -> Any:
@@ -220,7 +263,7 @@ class Rate:
         """
         self._learn_profile(now)
         total, squares = self.total, self._squares
-        if total <= 0 or until <= now:
+        if total * total <= 0 or until <= now:
             return Forecast(0.0, 0.0)
         mean, seconds = self.mean(now, until), until - now
         parts = min(7.0, max(1.0, WEEK_S / seconds)) + min(24.0, max(1.0, DAY_S / seconds)) - 1

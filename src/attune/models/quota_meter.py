@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from attune.models.quota import HOUR_S, Z_90, QuotaWindow, Rate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["QuotaMeter"]
 
@@ -27,17 +30,35 @@ class QuotaMeter:
     Between two reports of a window the part that is used rises by (USD that was paid through here) /
     capacity, and by what its owner uses elsewhere, at a constant rate: both are found by least squares,
     neither below 0. ``burn`` is the rate of all use, in parts of the whole. ``since`` is when the watch
-    began, ``known`` and ``burn`` what was stored of the window before.
+    began, ``known``, ``burn`` and ``state`` what was stored of the window before.
     """
 
-    def __init__(self, since: float, known: QuotaWindow | None = None, burn: Rate | None = None) -> None:
+    def __init__(
+        self,
+        since: float,
+        known: QuotaWindow | None = None,
+        burn: Rate | None = None,
+        state: Sequence[float] = (),
+    ) -> None:
         self.burn = burn or Rate(since)
         self._last = known
         self._base: QuotaWindow | None = None
         self._paid = 0.0
         self._sums = _Squares()
-        if known is not None and known.capacity_usd is not None:
+        if known is not None and len(state) == _STATE:
+            used, at, self._paid = state[:3]
+            self._base, self._sums = known._replace(utilization=used, learned_at=at), _Squares(*state[3:])
+        elif known is not None and known.capacity_usd is not None:
             self._sums = self._sums.with_block(REMEMBERED * known.capacity_usd, 0.0, REMEMBERED)
+
+    def state(self) -> list[float]:
+        """The comparison that is under way and those that were, as the constructor takes it; empty before the
+        first report.
+        """
+        if self._base is None:
+            return []
+        begun = (self._base.utilization or 0.0, self._base.learned_at, self._paid)
+        return [float(f"{each:.12g}") for each in (*begun, *self._sums)]
 
     def paid(self, usd: float) -> None:
         """A call that used the window has ended, which would have cost so much at API prices."""
@@ -61,6 +82,17 @@ class QuotaMeter:
             self._last = window
         return window
 
+    def heard(self, window: QuotaWindow) -> None:
+        """Take in a report that another process got. What was paid there is not known, so that the next
+        comparison begins here.
+        """
+        if window.utilization is None:
+            return
+        if self._last is not None and not _began_anew(window, self._last):
+            self.burn.observe(window.learned_at, window.utilization - (self._last.utilization or 0.0))
+        self._last = self._base = window
+        self._paid = 0.0
+
     def _compared(self, window: QuotaWindow, base: QuotaWindow) -> QuotaWindow | None:
         rise = (window.utilization or 0.0) - (base.utilization or 0.0)
         hours = (window.learned_at - base.learned_at) / HOUR_S
@@ -72,6 +104,10 @@ class QuotaMeter:
         if share <= 0:
             return None
         return window._replace(capacity_usd=1 / share, elsewhere_usd=elsewhere / share)
+
+
+_STATE = 10
+"""Numbers in a meter's state: three of the comparison under way, and the sums."""
 
 
 def _began_anew(window: QuotaWindow, last: QuotaWindow) -> bool:

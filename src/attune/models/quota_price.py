@@ -11,7 +11,7 @@ import math
 from itertools import accumulate, groupby
 from typing import TYPE_CHECKING
 
-from attune.models.quota import HOUR_S, KEPT_S, REFRESH_S, Rate, data_of, is_amount
+from attune.models.quota import CREDITS, HOUR_S, KEPT_S, REFRESH_S, Rate, data_of, is_amount
 from attune.models.state import Fact, FactKind
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Demand", "fits", "marginal_cost", "shadow_price"]
 
+NEARLY_USED_UP = 0.9
 STEPS = 100
 """Into how many classes calls are sorted by what the quota saves on them."""
 ROUNDING = 1e-9
@@ -176,12 +177,13 @@ def _passing(share: float, parts: Sequence[tuple[float, float]], mean: float) ->
 
 def fits(cost_usd: float, windows: Sequence[QuotaWindow], now: float, under_way_usd: float = 0.0) -> bool:
     """Whether every window has room for a call beside the calls under way, all at API prices: the rest would
-    be refused, or billed beside the plan. Of a window whose capacity is not known it is enough that it is
-    not spent.
+    be refused, or billed beside the plan. What a window is worth is an estimate, so of one that is not nearly
+    used up it is enough that it is not spent; a grant of credits is known.
     """
     for each in windows:
-        left = each.left_usd(now)
-        if each.at(now).spent or (left is not None and left < cost_usd + under_way_usd):
+        at = each.at(now)
+        left, nearly = each.left_usd(now), at.name == CREDITS or (at.utilization or 0.0) >= NEARLY_USED_UP
+        if at.spent or (nearly and left is not None and left < cost_usd + under_way_usd):
             return False
     return True
 

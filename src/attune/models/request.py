@@ -206,6 +206,15 @@ class LLMRequest:
         """A request with a single user message."""
         return cls((Message.user(prompt),), system=system, **options)
 
+    @classmethod
+    def of(cls, prompt: str | LLMRequest) -> LLMRequest:
+        """The request that a prompt or a whole request stands for. Raises ``InvalidRequestError``."""
+        if isinstance(prompt, str):
+            return cls.from_prompt(prompt)
+        if not isinstance(prompt, LLMRequest):
+            raise InvalidRequestError(f"a prompt is a text or an LLMRequest, not {type(prompt).__name__}")
+        return prompt
+
     def streaming(self) -> LLMRequest:
         """The same request with ``stream`` on."""
         if self.stream:
@@ -314,12 +323,13 @@ class ExecutionContext:
     the candidate. ``budget_usd`` is the most that all attempts of the call may cost together: an
     answer is asked to be no longer than it pays for.
     ``max_latency_ms`` is a limit on the usual latency of a candidate, ``deadline_s`` the time after
-    which the call is given up. ``min_success_rate`` of ``None`` prefers 0.8 but does not refuse to
-    try; a number is required of every candidate. ``session_id`` groups the calls of a conversation, which
-    then stay with one candidate while it is healthy. ``hedge`` as in ``ResilientExecutor``, ``None`` for
-    its own. ``allow_providers`` and ``allow_models`` ("provider/model") are the only ones that may answer,
-    ``None`` for all. ``account`` is whose call it is, for the record. ``policy`` names the routing policy of
-    this call, ``explore`` false keeps it from trying anything but what it believes to be best.
+    which the call is given up. ``min_success_rate`` of ``None`` prefers the executor's own (0.8) but does
+    not refuse to try; a number is required of every candidate. ``session_id`` groups the calls of a
+    conversation, which then stay with one candidate while it is healthy. ``hedge`` as in
+    ``ResilientExecutor``, ``None`` for its own. ``allow_providers`` and ``allow_models``
+    ("provider/model") are the only ones that may answer, ``None`` for all. ``account`` is whose call it
+    is, for the record. ``policy`` names the routing policy of this call, ``explore`` false keeps it from
+    trying anything but what it believes to be best.
     """
 
     workflow: str = "default"
@@ -354,8 +364,14 @@ class ExecutionContext:
             check_name(name, getattr(self, name) or "none")
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> ExecutionContext:
-        """A context from named fields. Raises ``UnknownNameError`` for one that does not exist."""
+    def of(cls, values: Mapping[str, Any], whole: ExecutionContext | None = None) -> ExecutionContext:
+        """A context from named fields, or the ``whole`` one. Raises ``UnknownNameError`` for a field that
+        does not exist, and ``InvalidRequestError`` for both.
+        """
+        if whole is not None:
+            if values:
+                raise InvalidRequestError("give either a context or its fields, not both")
+            return whole
         for name in values:
             if name not in cls.__dataclass_fields__:
                 raise UnknownNameError("field of the call", name, [each.name for each in fields(cls)])

@@ -18,6 +18,7 @@ from attune.models.fallback import FallbackPolicy
 from attune.models.hedging import FirstContentTimes, parse_hedge
 from attune.models.request import ExecutionContext
 from attune.models.retry import RetryPolicy
+from attune.models.route_request import DEFAULT_MIN_SUCCESS_RATE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -40,7 +41,8 @@ class ResilientExecutor:
     """Routes a call, makes attempts until one answers, and records the decision.
 
     ``router`` decides, ``runner`` makes the attempts. ``fallback`` orders the candidates after the
-    chosen one, ``retry`` says when one is repeated, ``limits`` hold where a call's context sets none.
+    chosen one, ``retry`` says when one is repeated, ``limits`` and ``min_success_rate`` (0..1) hold where a
+    call's context sets none.
     ``record_decision`` is called with every decision's record, ``record_outcome`` with every verdict of a
     validator (the attempt's record, the outcome, what decided the call); ``durable`` is awaited before
     the end of an answer is released, when it must not be released before its record is safe; ``on_step``
@@ -63,6 +65,7 @@ class ResilientExecutor:
         on_step: Callable[[str], None] | None = None,
         rng: Random | None = None,
         hedge: str = "off",
+        min_success_rate: float = DEFAULT_MIN_SUCCESS_RATE,
     ) -> None:
         self.router = router
         self.runner = runner
@@ -75,6 +78,7 @@ class ResilientExecutor:
         self.on_step = on_step
         self.rng = Random() if rng is None else rng  # noqa: S311  (pauses, not secrets)
         self.hedge = parse_hedge(hedge)
+        self.min_success_rate = min_success_rate
         self.first_content_times = FirstContentTimes()
         self._buckets: dict[str, RetryBucket] = {}
 

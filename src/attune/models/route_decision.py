@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 from attune.models.candidate import Candidate
+from attune.models.option import weighed_usd
 from attune.models.tasks import is_realtime, normalize_task
-from attune.models.telemetry import NANOS_PER_USD, Decided, DecisionRecord, DroppedCandidate, ScoredCandidate
+from attune.models.telemetry import Decided, DecisionRecord, DroppedCandidate, ScoredCandidate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from attune.errors import NoCandidateError
-    from attune.models.borrowing import Row
+    from attune.models.option import Drop, Scored
+    from attune.models.payment import Paying
+    from attune.models.prompt_cache import CacheView
     from attune.models.registry import ModelInfo, ModelTier
     from attune.models.route_request import RouteRequest
     from attune.models.steering import Draw
     from attune.models.telemetry import Belief
 
-__all__ = ["Drop", "Option", "RouteDecision", "Scored", "TierUpgrade", "unmade_decision"]
+__all__ = ["RouteDecision", "TierUpgrade", "unmade_decision"]
 
 POLICY = "best/1"
 """The name and version of what decides by the score."""
@@ -34,65 +37,6 @@ class TierUpgrade(NamedTuple):
         return self.should_upgrade
 
 
-class Option:
-    """A candidate with everything about it that does not change from call to call."""
-
-    __slots__ = (
-        "candidate",
-        "dearer_above",
-        "input",
-        "label",
-        "longest",
-        "model",
-        "output",
-        "rank",
-        "window",
-    )
-
-    def __init__(self, model: ModelInfo, credential: str) -> None:
-        self.candidate = Candidate(model.provider, model.id, credential)
-        self.label = model.label
-        self.model = model
-        self.rank = model.tier.rank
-        self.window = float("inf") if model.embeds else model.context_window  # each input has one of its own
-        self.longest = model.max_output_tokens
-        self.input: float | None = None
-        self.output = 0.0
-        self.dearer_above = float("inf")
-
-    def reprice(self, at: float) -> float:
-        """Take today's prices, in USD a token; returns when they change next."""
-        schedule = self.model.prices
-        if schedule is None:
-            return float("inf")
-        period = schedule.at(at)
-        self.input = period.input.usd / 1e6
-        self.output = period.output.usd / 1e6
-        thresholds = [threshold for rate in (period.input, period.output) for threshold, _ in rate.tiers]
-        self.dearer_above = min(thresholds, default=float("inf"))
-        return min((p.start for p in schedule.periods if p.start > at), default=float("inf"))
-
-    def cost(self, tokens_in: float, tokens_out: float, at: float) -> float | None:
-        """USD for a call of this size today, or ``None`` where the price is unknown."""
-        if self.input is None:
-            return None
-        if tokens_in > self.dearer_above and self.model.prices is not None:
-            period = self.model.prices.at(at)
-            size = int(tokens_in)
-            nanos = tokens_in * period.input.of(size) + tokens_out * period.output.of(size)
-            return nanos / 1e6 / NANOS_PER_USD
-        return tokens_in * self.input + tokens_out * self.output
-
-
-Scored: TypeAlias = "tuple[float, Option, Row, float | None]"
-"""An eligible option: its score, the option, what telemetry says of it, its predicted cost in USD.
-A plain tuple, because ten are made in every decision; it is made readable in ``ranked``.
-"""
-
-Drop: TypeAlias = "tuple[Option, str, float]"
-"""A dropped option, the reason, and its distance: the lower, the nearer it was to being eligible."""
-
-
 class RouteDecision:
     """The ordered candidates for one call, and why.
 
@@ -100,10 +44,12 @@ class RouteDecision:
     ``base_tier`` the one that the task (or the caller) asked for. ``why`` says how the tier came
     about. ``notes`` are remarks for people, such as an unknown task. ``drawn`` says how the first one was
     drawn, ``None`` where the score decided; ``moved``, that a conversation stays elsewhere than at the best
-    score. Scores and drops are made readable only when they are asked for.
+    score; ``paying``, how prepaid quota came into it; ``caches``, what is in the candidates' prompt caches.
+    Scores and drops are made readable only when they are asked for.
     """
 
     __slots__ = (
+        "_caches",
         "_dropped",
         "_moved",
         "_ranked",
@@ -111,6 +57,7 @@ class RouteDecision:
         "base_tier",
         "drawn",
         "notes",
+        "paying",
         "policy",
         "request",
         "tier",
@@ -129,6 +76,8 @@ class RouteDecision:
         drawn: Draw | None = None,
         *,
         moved: bool = False,
+        paying: Paying | None = None,
+        caches: CacheView | None = None,
     ) -> None:
         self.request = request
         self.base_tier = base_tier
@@ -137,6 +86,8 @@ class RouteDecision:
         self.policy = POLICY if drawn is None else drawn.policy
         self.drawn = drawn
         self._moved = moved
+        self.paying = paying
+        self._caches = caches
         self.notes = notes
         self._scored = scored
         self._dropped = dropped
@@ -148,14 +99,42 @@ class RouteDecision:
         return Decided(self.policy) if self.drawn is None else self.drawn.decided
 
     @property
+    def scored(self) -> Sequence[Scored]:
+        """The eligible candidates as they were weighed, best first."""
+        return self._scored
+
+    @property
+    def overflows(self) -> bool:
+        """Whether prepaid quota would have paid for the call, and has nothing left."""
+        return self.paying is not None and self.paying.overflows
+
+    @property
+    def prepaid(self) -> tuple[Candidate, ...]:
+        """The prepaid candidates that should pay for the call: while all are used up, it overflows."""
+        own = () if self.paying is None else self.paying.own(self.base_tier)
+        return tuple(option.candidate for option in own)
+
+    def prepaid_among(self, is_enough: Callable[[ModelInfo], bool]) -> tuple[Candidate, ...]:
+        """Those that should pay where only some models are enough for the call."""
+        own = () if self.paying is None else self.paying.own(self.base_tier, is_enough)
+        return tuple(option.candidate for option in own)
+
+    def leave_out(self, candidates: Collection[tuple[str, str, str]], reason: str) -> None:
+        """Drop some of the candidates after all; others have to be left."""
+        dropped = [each[1] for each in self._scored if each[1].candidate in candidates]
+        self._dropped = [*self._dropped, *((option, reason, 3) for option in dropped)]
+        self._scored = [each for each in self._scored if each[1].candidate not in candidates]
+        self._ranked = ()
+
+    @property
     def candidates(self) -> tuple[Candidate, ...]:
         """The eligible candidates, best first."""
-        return tuple(option.candidate for _, option, _, _ in self._scored)
+        return tuple(each[1].candidate for each in self._scored)
 
     @property
     def models(self) -> tuple[ModelInfo, ...]:
         """The models of ``candidates``, in the same order."""
-        return tuple(option.model for _, option, _, _ in self._scored)
+        return tuple(each[1].model for each in self._scored)
 
     @property
     def model(self) -> ModelInfo:
@@ -175,7 +154,7 @@ class RouteDecision:
                 found = [self._explained(place, scored) for place, scored in enumerate(self._scored)]
             else:
                 found = self._explained_draw(self.drawn)
-            self._ranked = tuple(found)
+            self._ranked = tuple(found if self._caches is None else map(self._with_cache, found))
         return self._ranked
 
     @property
@@ -189,10 +168,29 @@ class RouteDecision:
     @property
     def reason(self) -> str:
         """The decision in one line."""
-        score, option, row, cost = self._scored[0]
+        score, option, row, cost, use = self._scored[0]
         about = "cost unknown" if cost is None else f"about ${cost:.6f}" if cost else "free"
+        if use is not None:
+            about = use.label
         known = f"{row[3]:.0f} tried here" if row[3] else "not yet tried here"
-        return f"{option.label}: {self.why}; score {score:.3f} ({known}), {about}"
+        paid = ""
+        if self.paying is not None and self.paying.order:
+            paid = f"; the {'plan' if option.of_plan else 'key'} pays: {self.paying.why}"
+        about += self._told_of_caches()
+        return f"{option.label}: {self.why}{paid}; score {score:.3f} ({known}), {about}"
+
+    def _with_cache(self, shown: ScoredCandidate) -> ScoredCandidate:
+        key = Candidate(*shown[:3]).key
+        if self._caches is None or not (read := self._caches.read(key)):
+            return shown
+        return shown._replace(note=shown.note + self._caches.told(key, None, ()), cached_tokens=read)
+
+    def _told_of_caches(self) -> str:
+        if self._caches is None:
+            return ""
+        chosen = self._scored[0]
+        others = [weighed_usd(each) for each in self._scored[1:] if each[1].rank == chosen[1].rank]
+        return self._caches.told(chosen[1].key, weighed_usd(chosen), others)
 
     def record(self, *, decision_id: str, call_id: str, at: float) -> DecisionRecord:
         """This decision as the ledger keeps it."""
@@ -215,23 +213,28 @@ class RouteDecision:
         )
 
     def _features_of_choice(self) -> tuple[tuple[str, str], ...]:
+        paying = () if self.paying is None else self.paying.features(self._scored)
         if self.drawn is not None:
-            return self.drawn.features_of_record()
-        return (("stays", "yes"),) if self._moved else ()
+            return (*self.drawn.features_of_record(), *paying)
+        kept = {} if self._caches is None else self._caches.kept
+        held = self._moved or any(each[1].key in kept for each in self._scored)
+        return (("stays", "yes"), *paying) if held else paying
 
     def __repr__(self) -> str:
         return f"<RouteDecision {self.reason}>"
 
     def _explained(self, place: int, scored: Scored) -> ScoredCandidate:
-        score, option, row, _ = scored
+        score, option, row = scored[:3]
         rate, latency_ms = row[:2]
-        best_score, best, best_row, _ = self._scored[0]
+        best_score, best, best_row = self._scored[0][:3]
         if place == 0:
             note = "chosen: " + self.why
         elif option.rank != best.rank:
             note = f"its tier is {option.model.tier}, the chosen one {best.model.tier}"
         elif option.label == best.label:
             note = "the same model by another credential"
+        elif self.paying is not None and self.paying.later(option) and not self.paying.later(best):
+            note = self.paying.why
         elif best_row != row and is_realtime(self.request.task_type):
             note = f"takes about {latency_ms:.0f} ms and succeeds in {rate:.1%}"
         elif score < best_score:
@@ -255,7 +258,7 @@ class RouteDecision:
 
 
 def _readable(scored: Scored, propensity: float, note: str, belief: Belief | None = None) -> ScoredCandidate:
-    score, option, row, cost = scored
+    score, option, row, cost, use = scored
     rate, latency_ms, known, calls, _, lately, _, _, _ = row
     return ScoredCandidate(
         *option.candidate,
@@ -270,6 +273,9 @@ def _readable(scored: Scored, propensity: float, note: str, belief: Belief | Non
         note=note,
         belief=belief,
         known=known,
+        list_usd=None if use is None else use.list_usd,
+        quota_usd=None if use is None else use.worth_usd,
+        by_credits=use is not None and use.by_credits,
     )
 
 

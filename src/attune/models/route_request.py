@@ -14,6 +14,10 @@ __all__ = ["DEFAULT_MIN_SUCCESS_RATE", "RouteRequest"]
 
 DEFAULT_MIN_SUCCESS_RATE = 0.8
 
+DEFAULT_INPUT_TOKENS = 1000
+DEFAULT_OUTPUT_TOKENS = 500
+"""The size of a call of which nothing is known."""
+
 
 @dataclass(frozen=True)
 class RouteRequest:
@@ -50,8 +54,13 @@ class RouteRequest:
         check_call(self)
 
     @classmethod
-    def of(cls, request: LLMRequest, context: ExecutionContext) -> RouteRequest:
-        """The decision's view of one call."""
+    def of(
+        cls,
+        request: LLMRequest,
+        context: ExecutionContext,
+        min_success_rate: float = DEFAULT_MIN_SUCCESS_RATE,
+    ) -> RouteRequest:
+        """The decision's view of one call; ``min_success_rate`` where the context sets none."""
         return cls(
             workflow=context.workflow,
             stage=context.stage,
@@ -61,7 +70,7 @@ class RouteRequest:
             max_cost=context.max_cost,
             max_latency_ms=context.max_latency_ms,
             min_success_rate=(
-                DEFAULT_MIN_SUCCESS_RATE if context.min_success_rate is None else context.min_success_rate
+                min_success_rate if context.min_success_rate is None else context.min_success_rate
             ),
             needs=request.needs,
             input_tokens=request.estimated_input_tokens(),
@@ -76,6 +85,13 @@ class RouteRequest:
             explore=context.explore,
             prompt=request.last_text,
         )
+
+    def size(self, mean: tuple[float, float] | None) -> tuple[float, float]:
+        """The tokens, in and out, that the call will probably take: what is known of it, else the mean."""
+        mean_in, mean_out = mean or (DEFAULT_INPUT_TOKENS, DEFAULT_OUTPUT_TOKENS)
+        tokens_in = mean_in if self.input_tokens is None else self.input_tokens
+        limit = self.max_output_tokens
+        return tokens_in, mean_out if limit is None else min(mean_out, limit)
 
     def of_unknown_size(self) -> RouteRequest:
         """The same request without a known prompt."""

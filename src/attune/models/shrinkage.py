@@ -33,6 +33,8 @@ PRIOR_MEAN, PRIOR_SD = 0.7, 0.2
 """A model of which nothing is known: weak, about as much as one or two calls."""
 PRIOR_CALLS = 2.0
 """How many calls the mean of others weighs against ``PRIOR_MEAN``, and a size known from the parent."""
+NO_CALLS = 1e-9
+"""So little of a call is nothing: what is divided by it stays finite."""
 PRIOR_DISPERSION = 0.3
 PRIOR_SPREAD_SD = 0.05
 PRIOR_DIFFICULTY_SD = 0.5
@@ -44,15 +46,17 @@ Path: TypeAlias = tuple[str, ...]
 
 class Sums:
     """Labelled calls of a model at a key with their rewards and squares, and priced calls with their costs
-    and sizes relative to the model's mean; all as of ``time``.
+    and sizes relative to the model's mean; all as of ``time``. ``left`` is the logarithm of the share that
+    all forgetting of the model until now leaves of what was known at first.
     """
 
-    __slots__ = ("calls", "cost", "priced", "reward", "size", "squares", "time")
+    __slots__ = ("calls", "cost", "left", "priced", "reward", "size", "squares", "time")
 
-    def __init__(self, time: float) -> None:
+    def __init__(self, time: float, left: float = 0.0) -> None:
         self.calls = self.reward = self.squares = 0.0
         self.priced = self.cost = self.size = 0.0
         self.time = time
+        self.left = left
 
     def add(self, at: float, half_life_s: float, reward: float, squares: float, calls: float) -> None:
         """Add rewards of ``at``; those of before ``time`` count as much as if they had come then."""
@@ -82,6 +86,8 @@ class Sums:
 
     def forget(self, keep: float) -> None:
         """Keep a share of what the rewards say; the costs stay."""
+        if self.calls * keep < NO_CALLS:
+            keep = 0.0
         self.calls *= keep
         self.reward *= keep
         self.squares *= keep
@@ -103,7 +109,8 @@ Ability: TypeAlias = tuple[float, float]
 
 class Node:
     """One key: its models' sums, its difficulty, what was learned of how its children differ, and at a root
-    the abilities as of the last call.
+    the abilities as of the last call. ``fades`` is how often anything was forgotten when it was brought up to
+    date.
     """
 
     __slots__ = (
@@ -112,6 +119,7 @@ class Node:
         "difficulty",
         "difficulty_var",
         "dispersion",
+        "fades",
         "models",
         "refresh_at",
         "seen",
@@ -122,6 +130,7 @@ class Node:
         self.models: dict[str, Sums] = {}
         self.abilities: dict[str, Ability] = {}
         self.children: dict[Path, None] = {}
+        self.fades = 0
         self.seen = 0
         self.refresh_at = 8.0
         self.difficulty = 0.0

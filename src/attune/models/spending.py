@@ -1,4 +1,4 @@
-"""The spend cap: dollars a day or month, reserved before an attempt and settled after it."""
+"""Caps of dollars a day or month, reserved before an attempt and settled after it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,23 @@ if TYPE_CHECKING:
     from attune.clock import Clock
     from attune.models.state import LeaseStore
 
-__all__ = ["Cap", "Held", "Reservation", "SpendCap", "reserve_in_all"]
+__all__ = ["OVERFLOW", "SPEND", "Cap", "CapName", "Held", "Reservation", "SpendCap", "reserve_in_all"]
 
-RESOURCE = "spend"
+
+class CapName(NamedTuple):
+    """What a cap is called: in the store; with "day" or "month" behind it in errors, and by its users."""
+
+    resource: str
+    limit: str
+    setting: str
+
+    def stored(self, period: str) -> str:
+        """The name of its dollars in the store."""
+        return f"{self.resource}/{period}"
+
+
+SPEND = CapName("spend", "usd_per_", "[routing] max_usd_per_")
+OVERFLOW = CapName("overflow", "overflow_usd_per_", "[auth] overflow_usd_per_")
 
 
 class Reservation:
@@ -74,7 +88,7 @@ async def reserve_in_all(caps: Sequence[Cap], nanos: int, *, ttl_s: float) -> He
 
 
 class SpendCap(NamedTuple):
-    """Limits in USD over the UTC day and the UTC month, kept in a store that processes share.
+    """Limits in USD over the UTC day and the UTC month, kept under ``name`` in a store that processes share.
 
     An attempt reserves what it is predicted to cost and settles what it did cost, so that a cap is
     passed by no more than what was under way when it was reached.
@@ -84,6 +98,7 @@ class SpendCap(NamedTuple):
     clock: Clock
     usd_per_day: float | None = None
     usd_per_month: float | None = None
+    name: CapName = SPEND
 
     async def reserve(self, nanos: int, *, ttl_s: float) -> Reservation:
         """Hold the predicted cost of an attempt. Raises ``BudgetExhaustedError`` beyond a limit."""
@@ -102,7 +117,7 @@ class SpendCap(NamedTuple):
         self, nanos: int, period: str, limit: float, start: float, now: float, ttl_s: float
     ) -> str:
         lease = await self.store.reserve(
-            f"{RESOURCE}/{period}",
+            self.name.stored(period),
             nanos,
             limit=round(limit * NANOS_PER_USD),
             window_start=start,
@@ -111,13 +126,18 @@ class SpendCap(NamedTuple):
         )
         if lease is None:
             raise BudgetExhaustedError(
-                f"usd_per_{period}",
-                f"the spend cap of ${limit:g} a {period} leaves no room for up to "
-                f"${nanos / NANOS_PER_USD:.4f} more; raise [routing] max_usd_per_{period} or wait",
+                f"{self.name.limit}{period}",
+                f"the {self.name.resource} cap of ${limit:g} a {period} leaves no room for up to "
+                f"${nanos / NANOS_PER_USD:.4f} more; raise {self.name.setting}{period} or wait",
             )
         return lease
 
     def _limits(self, now: float) -> list[tuple[str, float, float]]:
-        day = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        day = day_of(now)
         limits = [("day", self.usd_per_day, day), ("month", self.usd_per_month, day.replace(day=1))]
         return [(period, limit, start.timestamp()) for period, limit, start in limits if limit is not None]
+
+
+def day_of(now: float) -> datetime:
+    """The beginning of the UTC day of ``now`` (epoch seconds)."""
+    return datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)

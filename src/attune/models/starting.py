@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from attune.errors import AttuneError, BudgetExhaustedError
 from attune.models.attempt import AttemptSpec
 from attune.models.executor import AttemptBudget
+from attune.models.overflow import costs_money
 from attune.models.plan import candidate_of
 from attune.models.request import UNDERESTIMATED
 
@@ -36,16 +37,23 @@ class AttemptStarter(NamedTuple):
     call_id: str
 
     async def start(
-        self, scored: ScoredCandidate, model: ModelInfo, decided: Candidate | None, *, last_resort: bool
+        self,
+        scored: ScoredCandidate,
+        model: ModelInfo,
+        decided: Candidate | None,
+        *,
+        last_resort: bool,
+        overflows: bool,
     ) -> Attempt:
-        """Start an attempt; ``decided`` is what the decision chose. What cannot be set aside is raised, and
-        then nothing is held and no attempt counted.
+        """Start an attempt; ``decided`` is what the decision chose, ``overflows`` whether the call does. What
+        cannot be set aside is raised, and then nothing is held and no attempt counted.
         """
         request, held = self._within_budget(model)
         clock = self.runner.clock
         try:
             left = AttemptBudget(total_s=self.budget.remaining_s(clock.monotonic()))
-            reservation = await self.runner.reserve(model, request, left, self.cap)
+            billed = overflows and costs_money(model, scored.credential)
+            reservation = await self.runner.reserve(model, request, left, self.cap, overflows=billed)
         except BaseException:
             self.budget.spend(0, held)
             raise

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from attune.errors import InvalidRequestError
 from attune.models.features import prompt_features
 from attune.models.learner import Learner
-from attune.models.performance import BUCKET_SECONDS, wilson_bounds
+from attune.models.option import weighed_usd
 from attune.models.policies import (
     Allowance,
     BestPolicy,
@@ -26,19 +26,21 @@ from attune.models.policies import (
 )
 from attune.models.policies.policy import certain
 from attune.models.policy_names import VERSIONS, check_policy
+from attune.models.pool import bound
 from attune.models.registry import ModelTier
 from attune.models.tasks import is_realtime
 from attune.models.telemetry import NANOS_PER_USD, Decided
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from attune.models.borrowing import Row
     from attune.models.evidence import Path
     from attune.models.features import Features
+    from attune.models.learner import Labels
+    from attune.models.option import Scored
     from attune.models.policies import LivePolicy, Rule
     from attune.models.policies.shared import Sums
-    from attune.models.route_decision import Scored
+    from attune.models.pool import Pool
     from attune.models.route_request import RouteRequest
     from attune.models.state import RollupRow
     from attune.models.telemetry import Belief, DecisionRecord, LLMCallRecord, ScoredCandidate
@@ -47,7 +49,6 @@ __all__ = [
     "Draw",
     "Steering",
     "path_of",
-    "roomy_first",
 ]
 
 ALL = "*"
@@ -55,8 +56,6 @@ T = TypeVar("T")
 
 _WEIGHING = frozenset({"thompson", "budget"})
 _TABLE_ONLY = frozenset({"static", "guarded"})
-LESS_RELIABLE_Z = 2.576
-"""How sure it must be that a candidate fails more often than another (99 %, two-sided) to be passed over."""
 MAX_ORDERS = 256
 MAX_TO_PAY = 10_000
 """Calls under a budget whose attempts are waited for."""
@@ -184,7 +183,11 @@ class Steering:
         learns = self.labelled and policy.name != "static"
         features = prompt_features(request.prompt) if learns and request.prompt else None
         prospects = self.learner.forecast(
-            path, labels, [each[3] for each in among], [each[0] for each in among], features
+            path,
+            labels,
+            [each[3] if each[4] is None else weighed_usd(each) for each in among],
+            [each[0] for each in among],
+            features,
         )
         explores = self._explore and request.explore is not False
         rule = policy.rule(prospects)
@@ -269,7 +272,7 @@ class Steering:
         path = path_of(record.workflow, record.stage, record.task_type)
         label = f"{record.provider}/{record.model_id}"
         if previous is not None:
-            self.learner.evidence.correct(path, label, record.at, previous, reward)
+            self.learner.correct(path, label, record.at, previous, reward)
             return
         self.labelled = True
         features = self._prompts.pop(record.call_id, None)
@@ -280,24 +283,24 @@ class Steering:
 
     def tell(self) -> dict[str, Sums]:
         """What was learned here that other processes should know; see ``GuardedPolicy.tell``."""
-        return self._guarded.tell()
+        return {**self._guarded.tell(), **self.learner.tell()}
 
     def hear(self, totals: Mapping[str, Sums]) -> None:
-        """Take over what all processes have learned together."""
+        """Take over what all processes have learned together; at a start before roll-ups are restored."""
         self.labelled = self.labelled or bool(totals)
         self._guarded.hear(totals)
+        self.learner.hear(totals)
 
     def restore(self, rows: Iterable[RollupRow]) -> None:
-        """Take in the labels that roll-ups have of what policies chose; without each one's square, as if all
-        were yes or no.
-        """
+        """Take in the labels that roll-ups have of what policies chose."""
+        days: dict[int, Labels] = {}
         for row in rows:
             self.labelled = True
             path = path_of(row.workflow, row.stage, row.task_type)
-            rewards = row.drawn, row.drawn_sum, row.drawn_sum
-            at = (row.bucket + 0.5) * BUCKET_SECONDS
-            self.learner.evidence.restore(path, f"{row.provider}/{row.model_id}", at, rewards)
-        self.learner.evidence.restored()
+            keys = days.setdefault(row.bucket, {}).setdefault(f"{row.provider}/{row.model_id}", {})
+            calls, reward = keys.get(path, (0.0, 0.0))  # a model whose tier has changed has two rows
+            keys[path] = calls + row.drawn, reward + row.drawn_sum
+        self.learner.restore(days)
 
     def recall(self, calls: Iterable[tuple[DecisionRecord, float | None]]) -> None:
         """Take in the newest calls with their USD, oldest first: what they could choose among is what the
@@ -340,72 +343,10 @@ def prospect_of(scored: ScoredCandidate) -> Prospect | None:
         return None
     mean, sd, calls, ability_sd, changed = scored.belief
     label, rank = f"{scored.provider}/{scored.model_id}", ModelTier.parse(scored.tier).rank
-    cost = scored.predicted_cost_usd
+    cost = scored.weighed_usd
     return Prospect(label, mean, sd, calls, cost, rank, scored.score, changed, ability_sd)
 
 
 def path_of(workflow: str, stage: str, task_type: str) -> Path:
     """The key of a call, from the whole to the part."""
     return (ALL, workflow, stage, task_type)
-
-
-# -- the pool ------------------------------------------------------------------------------------------
-
-
-class Pool(NamedTuple):
-    """The candidates among which may be drawn, the table's choice first, and why other models are not."""
-
-    candidates: list[Scored]
-    passed_over: dict[str, str]
-
-    def without(self, left_out: Callable[[Scored], bool], reason: str) -> Pool:
-        """Those of which it cannot be said; the whole pool where that is none."""
-        kept, others = [], dict(self.passed_over)
-        for each in self.candidates:
-            if left_out(each):
-                others[each[1].label] = reason
-            else:
-                kept.append(each)
-        return Pool(kept, others) if kept and len(kept) < len(self.candidates) else self
-
-    def reliable(self) -> Pool:
-        """Without those at the top of the table that fail more often, beyond chance, than another one of
-        their tier: the table's choice is the first of which that cannot be said.
-        """
-        if not self.candidates[0][2][7]:  # of the first one little is known
-            return self
-        rank = self.candidates[0][1].rank
-        tier = [each for each in self.candidates if each[1].rank == rank]
-        head = next(place for place, each in enumerate(self.candidates) if not _fails_more(each[2], tier))
-        if not head:
-            return self
-        left_out = {id(each) for each in self.candidates[:head]}
-        reason = "fails more often than another one of its tier, beyond chance"
-        return self.without(lambda each: id(each) in left_out, reason)
-
-
-def _fails_more(row: Row, others: Sequence[Scored]) -> bool:
-    """Whether a candidate fails more often than one of the others, at the key or else its parent."""
-    rate, calls = row[6:8]
-    if not calls or rate == 1:
-        return False
-    most = wilson_bounds(rate * calls, calls, LESS_RELIABLE_Z)[1]
-    better = [other[2][6:8] for other in others if other[2][6] > most]
-    return any(wilson_bounds(r * n, n, LESS_RELIABLE_Z)[0] > most for r, n in better)
-
-
-def roomy_first(scored: list[Scored], size: float) -> list[Scored]:
-    """Those whose window holds so many tokens before the others."""
-    return sorted(scored, key=lambda each: size > each[1].window)
-
-
-def bound(vector: Sequence[float], among: Sequence[tuple[str, int]], provider: str) -> list[float]:
-    """The probabilities when a conversation holds blocks that only ``provider`` reads: what falls to a
-    candidate of another one goes to its own in the same tier, where there is one. ``among`` are the providers
-    and tiers of the candidates.
-    """
-    own = {rank: place for place, (name, rank) in reversed(list(enumerate(among))) if name == provider}
-    moved = [0.0] * len(vector)
-    for place, (p, (name, rank)) in enumerate(zip(vector, among, strict=True)):
-        moved[place if name == provider else own.get(rank, place)] += p
-    return moved

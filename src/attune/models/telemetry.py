@@ -7,7 +7,7 @@ is not known is ``None`` with ``CostStatus.UNKNOWN``, never 0.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 __all__ = [
     "NANOS_PER_USD",
@@ -21,6 +21,7 @@ __all__ = [
     "OutcomeSource",
     "ScoredCandidate",
     "TokenUsage",
+    "as_object",
 ]
 
 NANOS_PER_USD = 1_000_000_000
@@ -102,7 +103,12 @@ class ScoredCandidate(NamedTuple):
     which it was chosen, ``note`` says why it did not come first. ``belief`` is what a policy that learns
     believed of its answers at the key: the mean (0..1) and its standard deviation, the labelled calls there,
     the deviation of the model's mean over all keys, and whether it has lately changed. ``known`` is the share
-    of success rate and latency that was measured, the rest is the prior's.
+    of success rate and latency that was measured, the rest is the prior's. Of a prepaid candidate
+    ``list_usd`` is what the call would cost at the API prices of the same model, and ``quota_usd`` what the
+    quota for it could still save on other calls, which the score counts like a cost (``None``: not known).
+    With ``by_credits`` a key's credits pay the ``predicted_cost_usd``, and ``quota_usd`` counts in its place.
+    ``cached_tokens`` are those of the prompt that were predicted to be read from its cache, which the
+    predicted cost knows.
     """
 
     provider: str
@@ -119,6 +125,17 @@ class ScoredCandidate(NamedTuple):
     note: str = ""
     belief: Belief | None = None
     known: float = 1.0
+    list_usd: float | None = None
+    quota_usd: float | None = None
+    by_credits: bool = False
+    cached_tokens: int = 0
+
+    @property
+    def weighed_usd(self) -> float | None:
+        """What it is weighed at, in USD: the predicted cost and what the quota for it is worth."""
+        if self.predicted_cost_usd is None:
+            return None
+        return (0.0 if self.by_credits else self.predicted_cost_usd) + (self.quota_usd or 0.0)
 
 
 class DroppedCandidate(NamedTuple):
@@ -184,3 +201,12 @@ class Outcome(NamedTuple):
     def label(self) -> float:
         """How good the answer was, 0..1: the score, or else the success."""
         return float(self.success) if self.score is None else self.score
+
+
+def as_object(record: Any) -> Any:
+    """A record, with those in it, as JSON has it: an object by the names of its fields."""
+    if hasattr(record, "_asdict"):
+        return {name: as_object(value) for name, value in record._asdict().items()}
+    if isinstance(record, tuple | list):
+        return [as_object(each) for each in record]
+    return record

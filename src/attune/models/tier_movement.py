@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from attune.models.cells import Level
-    from attune.models.route_decision import Scored
+    from attune.models.option import Scored
     from attune.models.route_request import RouteRequest
     from attune.models.sequential import FailureWatch
     from attune.models.windows import TierResults
@@ -51,7 +51,7 @@ def chosen_tier(
     """The tier to choose from and why; ``level`` is the key's own, ``first`` the window's oldest bucket.
     ``up`` and ``down`` say whether it may move for what telemetry shows.
     """
-    present = {option.rank for _, option, _, _ in scored}
+    present = {each[1].rank for each in scored}
     if request.model:
         return scored[0][1].model.tier, f"the model {request.model!r} was asked for"
     rank = base.rank
@@ -108,7 +108,7 @@ def _upgrade_now(base: ModelTier, scored: Sequence[Scored], level: Level, first:
     if not level.cells or not (watch := level.watch(base, first)).failing:
         return ""
     known = _known(base, level, first)
-    labels = {option.label for _, option, _, _ in scored}
+    labels = {each[1].label for each in scored}
     left = {label: row for label, row in known.items() if label in labels}
     if not left or (len(known) > 1 and _one_that_does_well(left)):
         return ""
@@ -140,7 +140,7 @@ def _downgrade(
     rank: int, min_success_rate: float, scored: Sequence[Scored], level: Level
 ) -> tuple[ModelTier, str] | None:
     for each in scored:
-        _, option, row, _ = each
+        option, row = each[1:3]
         if option.rank < rank and _proven(each, level, min_success_rate):
             tier = option.model.tier
             least = level.cells[option.label].proven_rate()
@@ -155,7 +155,7 @@ def _proven(scored: Scored, level: Level, min_success_rate: float) -> bool:
     """Whether enough calls at the key itself prove that a candidate's success rate is high enough; no
     floor proves nothing, so the default takes its place. See ``highest_proven_rate``.
     """
-    _, option, row, _ = scored
+    option, row = scored[1:3]
     if row[3] < ENOUGH_SAMPLES:
         return False
     least = math.ceil((min_success_rate or DEFAULT_MIN_SUCCESS_RATE) * 100 - 1e-9)
@@ -169,6 +169,9 @@ def put_proven_first(scored: list[Scored], level: Level, min_success_rate: float
 
 
 # -- the order of tiers --------------------------------------------------------------------------------
+
+RANKS: dict[str, int] = {tier.value: tier.rank for tier in _TIERS}
+"""The rank of each tier, 0 for the cheapest: looked up faster than asked for."""
 
 _UPWARDS_FIRST = ((0, 1, 2), (2, 0, 1), (2, 1, 0))
 _DOWNWARDS_FIRST = ((0, 1, 2), (1, 0, 2), (2, 1, 0))

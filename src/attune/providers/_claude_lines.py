@@ -222,7 +222,8 @@ def failure_of(result: Result, limits: RateLimitInfo, errors: ErrorMapper, now: 
         resets_at = limits.resets_at or (spent.resets_at if spent else None)
         headers["anthropic-ratelimit-unified-status"] = "rejected"
         headers["anthropic-ratelimit-unified-reset"] = str(resets_at or "")
-    body = {"type": "error", "error": {"type": result.api_error_type or "", "message": result.result}}
+    message = f"{result.result}; run `claude auth login`" if status == 401 else result.result
+    body = {"type": "error", "error": {"type": result.api_error_type or "", "message": message}}
     error = errors.from_response(status, headers, to_json(body, errors), now=now)
     if isinstance(error, WindowSpentError):  # it says more than that a limit was reached
         error.code = limits.window or (spent.name if spent else None) or error.code

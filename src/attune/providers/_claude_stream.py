@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from attune.errors import ConnectionFailedError, ProviderError
-from attune.models.executor import EventKind
+from attune.models.executor import BilledBeside, EventKind, StreamEvent
 from attune.providers._claude_lines import (
     Line,
     Result,
@@ -25,14 +25,13 @@ from attune.providers._claude_lines import (
     sse,
     turn,
 )
-from attune.providers._claude_windows import RateLimitInfo, window_in_text, windows_of
+from attune.providers._claude_windows import RateLimitInfo, billed_beside, window_in_text, windows_of
 from attune.wire.errors import MALFORMED
 from attune.wire.messages import MessagesDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from attune.models.executor import StreamEvent
     from attune.models.quota import QuotaWindow
     from attune.providers._claude_lines import Asked
     from attune.providers._claude_process import ClaudePool, ClaudeProcess
@@ -49,7 +48,8 @@ _NOT_UNDERSTOOD = "what the claude program said is not understood"
 class ClaudeStream:
     """The events of one answer, as ``attune.models.executor.ProviderStream`` describes them.
 
-    ``noted`` is called with each report of the plan, and the windows in it.
+    ``noted`` is called with the windows of each report of the plan. That credits pay beside it is told by an
+    event ``BilledBeside``, once the answer has begun.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ClaudeStream:
         pool: ClaudePool,
         process: ClaudeProcess,
         errors: ErrorMapper,
-        noted: Callable[[RateLimitInfo, Sequence[QuotaWindow]], None],
+        noted: Callable[[Sequence[QuotaWindow]], None],
     ) -> None:
         self._noted = noted
         self._pool = pool
@@ -65,6 +65,7 @@ class ClaudeStream:
         self._errors = errors
         self._decoder = MessagesDecoder(errors)
         self._limits = RateLimitInfo()
+        self._billed: BilledBeside | None = None
         self._ready: deque[StreamEvent] = deque()
         self._terminal: StreamEvent | None = None
         self._began = False
@@ -139,6 +140,7 @@ class ClaudeStream:
         if line.type == "stream_event":
             for event in self._decoder.feed(sse(line.event)):
                 self._began = True
+                self._tell_of_credits()
                 if event.kind is EventKind.TERMINAL:
                     self._terminal = event
                 else:
@@ -156,8 +158,15 @@ class ClaudeStream:
             async with asyncio.timeout(LAST_WORDS_S):
                 while kind not in {"result", "user"}:
                     kind = (await self._line())[0].type
+        self._tell_of_credits()
         self._ready.append(terminal)
         self._end(finished=kind == "result")
+
+    def _tell_of_credits(self) -> None:
+        """Put the event that they are billed before the next one."""
+        if self._billed is not None:
+            self._ready.append(StreamEvent(EventKind.PING, b"", self._billed))
+            self._billed = None
 
     async def _line(self) -> tuple[Line, bytes]:
         """The next line and its bytes. Raises ``ProviderError`` at the end, and when another one pays."""
@@ -172,7 +181,9 @@ class ClaudeStream:
             check_payer(line.api_key_source or "something unknown", self._errors)
         elif line.type == "rate_limit_event":
             self._limits = rate_limit_info(line)
-            self._noted(self._limits, windows_of(self._limits, time.time()))
+            now = time.time()
+            self._noted(windows_of(self._limits, now))
+            self._billed = billed_beside(self._limits, now) or self._billed
         return line, raw
 
     async def _crash(self) -> ProviderError:
@@ -187,7 +198,7 @@ class ClaudeStream:
             return self._errors.broken(f"{_NOT_UNDERSTOOD}: {error}")
         spent = window_in_text(result.result, now)
         if spent is not None and not windows_of(self._limits, now):
-            self._noted(self._limits, (spent,))
+            self._noted((spent,))
         return failure_of(result, self._limits, self._errors, now)
 
     def _end(self, *, finished: bool) -> None:

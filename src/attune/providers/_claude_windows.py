@@ -9,13 +9,14 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from attune.models.executor import BilledBeside
 from attune.models.quota import QuotaWindow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import tzinfo
 
-__all__ = ["RateLimitInfo", "window_in_text", "windows_of"]
+__all__ = ["RateLimitInfo", "billed_beside", "window_in_text", "windows_of"]
 
 _REJECTED = "rejected"
 _MAX_WINDOWS = 20
@@ -84,6 +85,13 @@ def windows_of(info: RateLimitInfo, now: float) -> tuple[QuotaWindow, ...]:
         QuotaWindow(name[:_MAX_NAME_CHARS], each.utilization, each.resets_at, now)
         for name, each in found.items()
     )
+
+
+def billed_beside(info: RateLimitInfo, now: float) -> BilledBeside | None:
+    """That credits pay beside the plan, if the report says so; ``now`` is UTC epoch seconds."""
+    if not info.is_using_overage:
+        return None
+    return BilledBeside(info.window, None if info.resets_at is None else max(0.0, info.resets_at - now))
 
 
 def window_in_text(text: str, now: float) -> QuotaWindow | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from attune.providers._http import HTTPTransport, written
+from attune.providers._http import HTTPTransport, look_at, written
 from attune.wire import messages, pass_through
 from attune.wire.decoder import BodyDecoder
 from attune.wire.errors import ErrorMapper
@@ -61,6 +61,18 @@ class AnthropicProvider:
             streams=request.stream,
             of_stream=messages.MessagesDecoder(errors),
             of_body=BodyDecoder(messages.decode_body, errors),
+        )
+
+    async def check(self, within_s: float) -> None:
+        """Ask for the list of models, which costs nothing. Raises ``ProviderError``, for want of an answer
+        within ``within_s`` seconds too.
+        """
+        key = self._key.reveal() if self._key else ""
+        await look_at(
+            self._url.removesuffix("messages") + "models",
+            {"anthropic-version": ANTHROPIC_VERSION, **({"x-api-key": key} if key else {})},
+            within_s=within_s,
+            errors=ErrorMapper(self._name, "models", key=key),
         )
 
     async def aclose(self) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 from urllib.parse import urlsplit
 
 from attune.errors import ConfigError, UnknownNameError
+from attune.models.candidate import SUBSCRIPTION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,9 +28,6 @@ __all__ = [
 
 KINDS = ("anthropic", "openai", "local", "claude_subscription")
 """What a provider speaks: Messages, one of OpenAI's protocols; the embedded model; the ``claude`` program."""
-
-SUBSCRIPTION = "subscription"
-"""The name of the credential that a login of the ``claude`` program is."""
 
 OpenAIProtocol: TypeAlias = Literal["chat", "responses", "both"]
 PROTOCOLS: tuple[OpenAIProtocol, ...] = get_args(OpenAIProtocol)

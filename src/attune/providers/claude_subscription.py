@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -19,7 +18,6 @@ from attune.errors import (
     CredentialError,
     InvalidRequestError,
     ThrottledError,
-    WindowSpentError,
 )
 from attune.providers._claude_lines import asked, check_payer
 from attune.providers._claude_process import (
@@ -42,12 +40,8 @@ if TYPE_CHECKING:
     from attune.models.request import LLMRequest
     from attune.providers._claude_lines import Asked
     from attune.providers._claude_process import ClaudeProcess
-    from attune.providers._claude_windows import RateLimitInfo
 
 __all__ = ["ClaudeSubscriptionProvider"]
-
-CREDITS_PAUSE_S = 300.0
-"""How long nothing is asked after credits paid beside the plan, when their end is not told."""
 
 INSTALL = (
     "install it (https://code.claude.com) or `pip install 'attune-models[subscription]'`, and log in with it"
@@ -82,7 +76,6 @@ class ClaudeSubscriptionProvider:
         self._idle_s = idle_s
         self._at_once = at_once
         self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, ClaudePool | None] = WeakKeyDictionary()
-        self._credits_until = 0.0
 
     @property
     def name(self) -> str:
@@ -101,7 +94,6 @@ class ClaudeSubscriptionProvider:
         """
         errors = ErrorMapper(self._name, model.id)
         told = asked(request, model, errors, provider=self._name)
-        self._refuse_credits(errors)
         pool = self._pool(errors)
         try:
             stream = await self._connected(pool, told, budget, errors)
@@ -119,23 +111,10 @@ class ClaudeSubscriptionProvider:
         if pool is not None:
             await pool.aclose()
 
-    def _noted(self, info: RateLimitInfo, windows: Sequence[QuotaWindow]) -> None:
+    def _noted(self, windows: Sequence[QuotaWindow]) -> None:
         """Take in what the plan reports."""
-        if info.is_using_overage:
-            until = time.time() + CREDITS_PAUSE_S if info.resets_at is None else info.resets_at
-            self._credits_until = max(self._credits_until, until)
         if windows and self._on_windows is not None:
             self._on_windows(windows)
-
-    def _refuse_credits(self, errors: ErrorMapper) -> None:
-        left = self._credits_until - time.time()
-        if left > 0:
-            error = errors.raised(
-                WindowSpentError,
-                "the plan is used up, and credits would be billed beside it; nothing was asked",
-            )
-            error.retry_after = left
-            raise error
 
     def _pool(self, errors: ErrorMapper) -> ClaudePool:
         loop = asyncio.get_running_loop()

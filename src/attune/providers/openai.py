@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from attune.providers._http import HTTPTransport, written
+from attune.providers._http import HTTPTransport, look_at, written
 from attune.wire import chat, embeddings, pass_through, responses
 from attune.wire.carrying import protocol_for
 from attune.wire.decoder import BodyDecoder
@@ -105,6 +105,18 @@ class OpenAIProvider:
         if protocol == "responses":
             return pass_through.responses_body(request, model, errors=errors)
         return pass_through.chat_body(request, model, errors=errors, limit_field=self._limit_field)
+
+    async def check(self, within_s: float) -> None:
+        """Ask for the list of models, which costs nothing. Raises ``ProviderError``, for want of an answer
+        within ``within_s`` seconds too.
+        """
+        key = self._key.reveal() if self._key else ""
+        await look_at(
+            self._base_url + "/models",
+            {"authorization": f"Bearer {key}"} if key else {},
+            within_s=within_s,
+            errors=ErrorMapper(self._name, "models", key=key),
+        )
 
     async def aclose(self) -> None:
         """Close the connections; idempotent."""

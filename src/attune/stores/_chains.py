@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attune.models.telemetry import NANOS_PER_USD
 from attune.stores._codec import (
@@ -17,12 +18,23 @@ from attune.stores._schema import has_labels
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from attune.models.telemetry import DecisionRecord, LLMCallRecord, Outcome
 
 _LATE_SECONDS = 3600.0
 """Rows lie in the order of their arrival: a decision does not arrive so long after it was made."""
+
+LOOKED_AT = 200_000
+"""Among so many of the newest calls those of one workflow, or that failed, are looked for: no index has them,
+and a rare one would else take longer the older the ledger is.
+"""
+
+_FIRST_OF_CALL = "NOT EXISTS (SELECT 1 FROM decisions WHERE call_id = d.call_id AND number < d.number)"
+_MAY_HAVE_FAILED = (
+    "(NOT EXISTS (SELECT 1 FROM attempts WHERE call_id = d.call_id AND success) "
+    "OR EXISTS (SELECT 1 FROM outcomes WHERE call_id = d.call_id AND NOT success))"
+)
 
 
 class CallChain(NamedTuple):
@@ -42,6 +54,25 @@ class CallChain(NamedTuple):
             return max(told, key=lambda outcome: outcome.at).success
         return any(outcome.success for outcome in self.outcomes) if self.outcomes else None
 
+    @property
+    def succeeded(self) -> bool:
+        """Whether an answer came of which nothing says that it was no good."""
+        return any(each.success for each in self.attempts) and self.outcome is not False
+
+    @property
+    def answer(self) -> LLMCallRecord | None:
+        """The attempt whose answer the call returned, by the order of ``Judge.worth``; where none succeeded
+        the last one, ``None`` without any.
+        """
+        verdicts = {each.attempt_id: each for each in self.outcomes if each.source == "validator"}
+
+        def worth(attempt: LLMCallRecord) -> tuple[bool, bool, float, int]:
+            verdict = verdicts.get(attempt.attempt_id)
+            score = 0.0 if verdict is None else verdict.score or 0.0
+            return attempt.success, verdict is None or verdict.success, score, attempt.position
+
+        return max(self.attempts, key=worth, default=None)
+
 
 def read_chains(connection: sqlite3.Connection, since: float, until: float) -> Iterator[CallChain]:
     """The calls decided in ``since <= at < until``, in the order of their decisions; the first decision of
@@ -49,10 +80,42 @@ def read_chains(connection: sqlite3.Connection, since: float, until: float) -> I
     """
     connection.execute("BEGIN")  # one snapshot for all that follows
     rows = connection.execute(
-        SELECT_DECISIONS + "AS d WHERE number >= ? AND at >= ? AND at < ? AND NOT EXISTS "  # noqa: S608
-        "(SELECT 1 FROM decisions WHERE call_id = d.call_id AND number < d.number) ORDER BY number",
+        f"{SELECT_DECISIONS}AS d WHERE number >= ? AND at >= ? AND at < ? AND {_FIRST_OF_CALL} "
+        "ORDER BY number",
         (first_number(connection, since), since, until),
     )
+    yield from _with_all_of_them(connection, rows)
+
+
+def read_newest(
+    connection: sqlite3.Connection, limit: int, *, workflow: str | None, failed: bool
+) -> list[CallChain]:
+    """Of the newest ``LOOKED_AT`` calls the newest first: those of one ``workflow`` (``None``: of all), and
+    if ``failed`` only those that did not succeed.
+    """
+    connection.execute("BEGIN")
+    wanted = ["number > (SELECT max(number) FROM decisions) - :most", _FIRST_OF_CALL]
+    wanted += ["workflow = :workflow"] if workflow is not None else []
+    wanted += [_MAY_HAVE_FAILED] if failed else []
+    rows = connection.execute(
+        f"{SELECT_DECISIONS}AS d WHERE {' AND '.join(wanted)} ORDER BY number DESC",
+        {"most": LOOKED_AT, "workflow": workflow},
+    )
+    found = (chain for chain in _with_all_of_them(connection, rows) if not (failed and chain.succeeded))
+    return list(islice(found, limit))
+
+
+def read_ids(connection: sqlite3.Connection, beginning: str, limit: int) -> list[str]:
+    """The ids of calls that begin in a way, in their order."""
+    rows = connection.execute(
+        "SELECT DISTINCT call_id FROM decisions WHERE call_id >= ? AND call_id < ? ORDER BY call_id LIMIT ?",
+        (beginning, beginning + "\U0010ffff", limit),
+    )
+    return [call_id for (call_id,) in rows]
+
+
+def _with_all_of_them(connection: sqlite3.Connection, rows: Iterable[tuple[Any, ...]]) -> Iterator[CallChain]:
+    """The calls of rows of ``SELECT_DECISIONS``, read as they are asked for."""
     select = SELECT_ATTEMPTS if has_labels(connection) else SELECT_OLDER_ATTEMPTS
     for row in rows:
         decision = decision_from_row(row)

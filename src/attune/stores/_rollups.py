@@ -64,22 +64,33 @@ _ADD_TOTALS = RowInsert(
 )
 
 
+_ADD_PAID = RowInsert(
+    "INSERT INTO paid",
+    "provider, credential, cost_nanos",
+    " ON CONFLICT DO UPDATE SET cost_nanos = cost_nanos + excluded.cost_nanos",
+)
+
+
 def register_functions(connection: sqlite3.Connection) -> None:
     """Give the writer's connection the function that the upsert of roll-ups calls."""
     connection.create_function("merge_bins", 2, merge_bytes, deterministic=True)
 
 
 class RollupDeltas:
-    """What a batch of attempts adds to the roll-ups and the totals."""
+    """What a batch of attempts adds to the roll-ups, the totals and what each credential paid."""
 
     def __init__(self) -> None:
         self._counted: dict[tuple[int, int], list[LLMCallRecord]] = {}
         self._uncounted: dict[tuple[int, int], list[LLMCallRecord]] = {}
+        self._paid: dict[tuple[str, str], int] = {}
 
     def add(self, record: LLMCallRecord, cell: int) -> None:
         """Take an attempt; one that says nothing of the model enters the totals only, but for the time of a
         cancelled one.
         """
+        if record.cost_nanos:
+            payer = record.provider, record.credential
+            self._paid[payer] = self._paid.get(payer, 0) + record.cost_nanos
         groups = self._counted if record.success or counts(record) else self._uncounted
         key = (int(record.at // BUCKET_SECONDS), cell)
         group = groups.get(key)
@@ -104,6 +115,7 @@ class RollupDeltas:
                 rows.append((bucket, cell, 0, 0, sums[2], 0, 0, 0, 0, 0, b"", 0, 0))
             by_bucket[bucket].append((*sums, first_attempts, _list_cost(group)))
         _ADD_ROLLUPS.write(connection, rows)
+        _ADD_PAID.write(connection, [(*payer, nanos) for payer, nanos in self._paid.items()])
         _ADD_TOTALS.write(connection, [(bucket, *_totals(some)) for bucket, some in by_bucket.items()])
 
 

@@ -139,7 +139,15 @@ _VERSION_3 = (
         WHERE rollups.bucket = known.bucket AND rollups.cell = known.cell""",
 )
 
-MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3)
+_VERSION_4 = (
+    """CREATE TABLE paid (
+        provider TEXT NOT NULL, credential TEXT NOT NULL, cost_nanos INTEGER NOT NULL,
+        PRIMARY KEY (provider, credential)) WITHOUT ROWID""",
+    """INSERT INTO paid SELECT provider, credential, sum(cost_nanos)
+        FROM attempts AS a JOIN cells ON cells.id = a.cell WHERE cost_nanos > 0 GROUP BY 1, 2""",
+)
+
+MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 """The statements that lead from each schema version to the next; the first makes an empty file."""
 
 
@@ -195,6 +203,11 @@ def has_labels(connection: sqlite3.Connection) -> bool:
     nobody has written to it since this was not kept.
     """
     return _version(connection) >= 3
+
+
+def has_paid(connection: sqlite3.Connection) -> bool:
+    """Whether the file has sums of what each credential paid; else nobody has written to it since then."""
+    return _version(connection) >= 4
 
 
 def check_readable(path: Path) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from attune.errors import InvalidRequestError, StoreError
 from attune.models.performance import BUCKET_SECONDS
 from attune.models.state import LedgerTotals, RollupRow
+from attune.stores._chains import read_chains, read_ids, read_newest, read_outcomes, read_recent
 from attune.stores._codec import (
     SELECT_ATTEMPTS,
     SELECT_DECISIONS,
@@ -33,6 +34,7 @@ from attune.stores._schema import (
     Durability,
     check_readable,
     has_labels,
+    has_paid,
     is_corruption,
     open_reader,
     open_writer,
@@ -106,6 +108,13 @@ class SqliteReader:
             found = connection.execute(_SELECT_TOTALS.format(listed=listed), (int(since // BUCKET_SECONDS),))
             return LedgerTotals(*found.fetchone())
 
+    def paid(self) -> dict[tuple[str, str], int]:
+        """The nano-dollars that each provider's credentials have paid ever, as far as they are known."""
+        with self._reading() as connection:
+            asked = "SELECT provider, credential, cost_nanos FROM paid"
+            found = connection.execute(asked) if has_paid(connection) else ()
+            return {(provider, credential): nanos for provider, credential, nanos in found}
+
     def rollups(self, since_bucket: int, *, max_cells: int | None = None) -> Iterator[RollupRow]:
         """The rows of ``bucket >= since_bucket``, oldest bucket first, read as they are asked for.
 
@@ -122,24 +131,28 @@ class SqliteReader:
 
     def chains(self, since: float, until: float) -> Iterator[CallChain]:
         """The calls decided in ``since <= at < until`` (UTC epoch seconds), read as they are asked for."""
-        from attune.stores._chains import read_chains
-
         with self._reading() as connection:
             yield from read_chains(connection, since, until)
 
     def outcomes(self, call_id: str) -> list[Outcome]:
         """What was said of the answers of one call, the oldest first."""
-        from attune.stores._chains import read_outcomes
-
         with self._reading() as connection:
             return read_outcomes(connection, call_id)
 
     def recent_decisions(self, limit: int) -> list[tuple[DecisionRecord, float | None]]:
         """The newest decisions, oldest first, each with the USD of its attempts, if that is known."""
-        from attune.stores._chains import read_recent
-
         with self._reading() as connection:
             return read_recent(connection, limit)
+
+    def recent_calls(self, limit: int, workflow: str | None, *, failed: bool) -> list[CallChain]:
+        """The newest calls first: all, of one ``workflow``, or that did not succeed; see ``read_newest``."""
+        with self._reading() as connection:
+            return read_newest(connection, limit, workflow=workflow, failed=failed)
+
+    def call_ids(self, beginning: str, limit: int) -> list[str]:
+        """The ids of calls that begin with a text, in their order."""
+        with self._reading() as connection:
+            return read_ids(connection, beginning, limit)
 
     def facts(self) -> list[Fact]:
         """All facts that still hold now, those cleared within the last hour, and breaker trips that

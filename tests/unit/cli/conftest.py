@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import shutil
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from attune.cli import main
 from attune.providers import local_server
+from attune.stores.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from attune.models.state import Fact
 
 
 class Line:
@@ -35,6 +40,13 @@ class Line:
     def configure(self, text: str) -> None:
         (self.home / "config.toml").write_text(text)
 
+    def keep(self, *facts: Fact) -> None:
+        """Put facts into the ledger, as another process does."""
+        store = SqliteStore.open(self.home / "data" / "ledger.db")
+        for fact in facts:
+            store.put_fact(fact)
+        store.close()
+
 
 @pytest.fixture
 def attune(tmp_path, capsys, monkeypatch) -> Line:
@@ -43,5 +55,8 @@ def attune(tmp_path, capsys, monkeypatch) -> Line:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ATTUNE_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(
+        "attune.providers._claude_process.find_program", lambda env: shutil.which("claude", path=env["PATH"])
+    )  # never the one that a package brings, which is real
     monkeypatch.setattr(local_server, "missing_packages", lambda: ("pip install xllamacpp",))
     return Line(tmp_path, capsys)

@@ -134,6 +134,7 @@ def test_setup_by_options_asks_nothing_and_saves_everything(attune):
         *("auth", "setup", "--plan", "max", "--mode", "auto", "--no-prefer-subscription"),
         *("--small-module-threshold", "10", "--large-module-threshold", "20"),
         *("--loc-to-tokens-multiplier", "9.5", "--no-cost-optimization"),
+        *("--overflow", "api", "--overflow-usd-per-day", "2.5"),
     )
     assert code == 0
     assert f"saved to {attune.home / 'auth.json'}" in out
@@ -145,6 +146,8 @@ def test_setup_by_options_asks_nothing_and_saves_everything(attune):
         "large_module_threshold": 20,
         "loc_to_tokens_multiplier": 9.5,
         "cost_optimization": False,
+        "overflow": "api",
+        "overflow_usd_per_day": 2.5,
         "setup_completed": True,
     }
 
@@ -203,7 +206,8 @@ def test_setup_compares_the_costs_for_a_file_of_the_users_own(attune):
     file = attune.home / "a.py"
     file.write_text("x = 1\n" * 600)
     _, out = attune("auth", "setup", "--plan", "pro", "--file", str(file))
-    assert "600 lines (medium)" in out
+    assert "600 lines, 3,000 tokens" in out
+    assert "medium work" in out
     shown = attune.json("auth", "setup", "--plan", "pro", "--file", str(file))
     assert shown["recommendation"]["mode"] == "subscription"
 
@@ -269,9 +273,8 @@ def test_recommend_counts_real_tokens_and_prices_both_ways(attune):
     assert found["api"]["cost_usd"] > 0 == found["subscription"]["cost_usd"]
     assert found["api"]["input_tokens"] == found["tokens"]
     _, out = attune("auth", "recommend", str(file), "--plan", "max")
-    assert "recommended: subscription (large work goes to the max plan)" in out
-    assert "but" not in out
-    assert "no plan is enrolled: add [providers.claude]" in out
+    assert "nothing can pay: no plan is enrolled: add [providers.claude]" in out
+    assert "; subscription by the strategy (large work goes to the max plan)\n" in out
 
 
 @pytest.mark.parametrize(
@@ -293,7 +296,7 @@ def test_recommend_gives_its_reason(attune, options, mode, why):
 def test_recommend_sends_to_the_api_what_the_subscriptions_context_cannot_hold(attune):
     attune.configure('[[models]]\nid = "claude-sonnet-5-5"\nprovider = "anthropic"\ncontext_window = 600')
     file = attune.home / "a.py"
-    file.write_text("word " * 500 + "\n" * 700)
+    file.write_text("word " * 2500 + "\n" * 700)
     found = attune.json("auth", "recommend", str(file), "--plan", "max")
     assert (found["mode"], found["subscription"]["fits_context"]) == ("api", False)
     assert "does not fit the context window" in found["reason"]
@@ -359,7 +362,7 @@ def test_recommend_for_a_folder_is_a_table_of_its_modules_with_a_total(attune, m
     assert (total["files"], total["lines"], total["left_out"]) == (2, 3001, 2)
     assert total["tokens"] == sum(each["tokens"] for each in rows.values())
     assert total["api_usd"] == pytest.approx(sum(each["api"]["cost_usd"] for each in rows.values()))
-    assert total["recommended_usd"] == rows[str(folder / "small.py")]["api"]["cost_usd"]
+    assert total["recommended_usd"] == total["api_usd"], "the key pays for all while no plan is enrolled"
     _, out = attune("auth", "recommend", str(folder), "--plan", "max")
     assert "2 files, 3,001 lines" in out
     assert "2 left out: no text" in out

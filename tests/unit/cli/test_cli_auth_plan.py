@@ -7,8 +7,8 @@ import time
 import pytest
 
 from attune.models.quota import QuotaWindow, fact_of
+from attune.models.quota_price import Demand
 from attune.models.state import Fact, FactKind
-from attune.stores.sqlite import SqliteStore
 
 PLAN = '[providers.claude]\nkind = "claude_subscription"\n'
 HOUR = 3600.0
@@ -19,13 +19,6 @@ def planned(attune, monkeypatch):
     monkeypatch.setenv("ANTHROPIC_API_KEY", "canary-not-a-secret")
     attune.configure(PLAN)
     return attune
-
-
-def kept(attune, *facts) -> None:
-    store = SqliteStore.open(attune.home / "data" / "ledger.db")
-    for fact in facts:
-        store.put_fact(fact)
-    store.close()
 
 
 def window(name: str, used: float, resets_in: float) -> Fact:
@@ -50,32 +43,54 @@ def test_in_the_mode_subscription_the_plan_comes_first_and_else_the_key(planned)
         assert {each[1] for each in pays(planned)} == {credential}
     listed = '[tiers]\ncapable = ["anthropic/claude-sonnet-5-5", "claude/claude-sonnet-5-5"]\n'
     planned.configure(f'{PLAN}[auth]\ndefault_mode = "subscription"\n{listed}')
-    assert first_asked(planned) == "api_key", "what the user lists is in the user's order"
+    assert first_asked(planned) == "subscription", "who pays is the strategy's, not the order's"
 
 
-def test_status_says_why_not_the_plan_that_is_recommended(planned):
-    _, medium, _ = pays(planned, "--plan", "max")
-    assert medium[:2] == ("subscription", "api_key")
-    assert "but other models come first" in medium[2]
-    assert "anthropic api_key for claude-sonnet-5-5 would pay" in medium[2]
+def test_status_says_what_pays_for_each_size_of_work(planned):
+    small, medium, large = pays(planned, "--plan", "max")
+    assert small[:2] == ("api", "api_key")
+    assert small[2] == "anthropic api_key for claude-sonnet-5-5 would pay (small work goes to the API)"
+    for size, (recommended, credential, summary) in (("medium", medium), ("large", large)):
+        assert (recommended, credential) == ("subscription", "subscription")
+        assert summary == (
+            f"claude subscription for claude-sonnet-5-5 would pay ({size} work goes to the max plan)"
+        )
+
+
+@pytest.mark.parametrize("overflow", ["api", "fail"])
+def test_status_says_why_not_the_plan_that_is_recommended(planned, overflow):
     now = time.time()
     spent = "its quota window is used up"
-    kept(planned, Fact(FactKind.CREDENTIAL_OFF, "claude#subscription", now + 999, now, spent))
-    planned.configure(f'{PLAN}[auth]\ndefault_mode = "subscription"\n')
-    (_, credential, summary) = pays(planned)[0]
-    assert credential == "api_key"
-    assert "but claude#subscription is off until " in summary
-    assert spent in summary
+    planned.keep(Fact(FactKind.CREDENTIAL_OFF, "claude#subscription", now + 999, now, spent))
+    planned.configure(f'{PLAN}[auth]\ndefault_mode = "subscription"\noverflow = "{overflow}"\n')
+    (recommended, credential, summary) = pays(planned)[0]
+    assert (recommended, credential) == ("subscription", "api_key" if overflow == "api" else None)
+    if overflow == "api":
+        assert "but claude#subscription is off until " in summary
+        assert spent in summary
+    else:
+        assert "nothing can pay" in summary
+        assert "overflow" in summary
+
+
+def test_status_shows_what_quota_is_worth_beside_what_a_key_costs(planned):
+    now = time.time()
+    told = QuotaWindow("seven_day", 0.2, now + 6 * 24 * HOUR, now, capacity_usd=100.0)
+    demand = Demand(now - 24 * HOUR)
+    for hour in range(24):
+        demand.observe(now - hour * HOUR, 1.0, 1.0, ["seven_day"])
+    planned.keep(
+        fact_of(told, "claude", "subscription"),
+        demand.fact("claude", "subscription", now),
+    )
+    recommended, credential, summary = pays(planned, "--plan", "max")[0]
+    assert (recommended, credential) == ("subscription", "subscription")
+    assert "the quota for it is worth $0." in summary
+    assert "at API prices; anthropic api_key costs $0.0" in summary
+    assert pays(planned, "--plan", "max", "--no-cost-optimization")[0][0] == "api"
 
 
 def test_status_says_why_not_the_key_that_is_recommended(planned, monkeypatch):
-    listed = '[tiers]\ncapable = ["claude/claude-sonnet-5-5", "anthropic/claude-sonnet-5-5"]\n'
-    planned.configure(f"{PLAN}{listed}")
-    assert pays(planned)[0][1] == "subscription"
-    assert (
-        "api recommended (the strategy names no plan), but the plan's models come first"
-        in pays(planned)[0][2]
-    )
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     assert (
         "but no API key is there; claude subscription for claude-sonnet-5-5 would pay" in pays(planned)[0][2]
@@ -85,15 +100,8 @@ def test_status_says_why_not_the_key_that_is_recommended(planned, monkeypatch):
     assert planned.json("auth", "recommend", str(file))["obstacle"] == "no API key is there"
 
 
-def test_a_plan_that_is_off_is_not_recommended_for_now(planned):
-    now = time.time()
-    kept(planned, Fact(FactKind.CREDENTIAL_OFF, "claude#subscription", now + 999, now, "used up"))
-    assert {each[0] for each in pays(planned, "--plan", "max")} == {"api"}
-    assert {each[0] for each in pays(planned, "--plan", "max", "--no-cost-optimization")} > {"api"}
-
-
 def test_quota_that_would_expire_unused_is_for_small_work_too(planned):
-    kept(planned, window("five_hour", 0.01, 60.0))
+    planned.keep(window("five_hour", 0.01, 60.0))
     assert {each[0] for each in pays(planned, "--plan", "max")} == {"subscription"}
     assert "quota would expire unused" in pays(planned, "--plan", "max")[0][2]
     assert pays(planned, "--plan", "max", "--no-cost-optimization")[0][0] == "api"
@@ -101,7 +109,7 @@ def test_quota_that_would_expire_unused_is_for_small_work_too(planned):
 
 def test_status_shows_the_windows(planned):
     assert "quota" not in planned("auth", "status")[1]
-    kept(planned, window("seven_day", 0.61, 30 * HOUR))
+    planned.keep(window("seven_day", 0.61, 30 * HOUR))
     out = planned("auth", "status")[1]
     assert "claude seven_day: 61% used, resets in 1 d 6 h; " in out
     assert planned.json("auth", "status")["quota"][0]["window"] == "seven_day"

@@ -94,10 +94,10 @@ def test_a_login_that_others_could_use_is_pointed_out(planned, monkeypatch):
     assert "cannot be looked at: No such file" in claude(planned)[1][1][1]
 
 
-def test_a_login_that_was_refused_says_how_to_log_in_again(planned):
+@pytest.mark.parametrize("refused", ["it was refused (401 or 403)", "nobody is logged in who could pay"])
+def test_a_login_that_was_refused_says_how_to_log_in_again(planned, refused):
     now = time.time()
     store = SqliteStore.open(planned.home / "data" / "ledger.db")
-    refused = "it was refused (401 or 403)"
     store.put_fact(Fact(FactKind.CREDENTIAL_OFF, "claude#subscription", now + 60, now, refused))
     store.close()
-    assert "log in again: `claude auth login`" in planned("doctor")[1]
+    assert "log in again: `claude auth login`, then `attune breakers --reset`" in planned("doctor")[1]

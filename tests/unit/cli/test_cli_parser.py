@@ -51,7 +51,7 @@ def test_each_command_takes_json_and_a_configuration(attune, words):
         (["rout"], "unknown command 'rout'; did you mean 'route'?"),
         (
             ["foo"],
-            "unknown command 'foo'; choose one of auth, breakers, demo, doctor, keys, models, outcome",
+            "unknown command 'foo'; choose one of auth, breakers, calls, demo, doctor, keys, models, outcome",
         ),
         (["doc"], "unknown command 'doc'; did you mean 'doctor'?"),
         (["auth", "staus"], "unknown command 'staus'; did you mean 'status'?"),

@@ -46,7 +46,7 @@ def test_each_window_is_a_bar_with_its_reset_its_burn_and_how_old_the_news_is(pl
     assert code == 0
     lines = out.splitlines()
     assert lines[0] == "claude subscription"
-    assert [line.split()[0] for line in lines[1::2]] == ["five_hour", "seven_day", "seven_day_opus"]
+    assert [line.split()[0] for line in lines[1:7:2]] == ["five_hour", "seven_day", "seven_day_opus"]
     assert lines[1].endswith("60% used")
     assert sum(lines[1].count(full) for full in "\u2588#") == 12
     assert "resets in 3 h" in lines[2]
@@ -108,7 +108,8 @@ def test_what_is_not_known_says_how_it_gets_known(planned):
     planned.configure("")
     assert 'kind = "claude_subscription"' in planned("quota")[1]
     told(planned, QuotaWindow("five_hour", 0.5, None, time.time()))
-    assert planned.json("quota") == {"plans": [], "windows": []}, "the plan is not enrolled any more"
+    nothing = {"plans": [], "windows": [], "overflow": None}
+    assert planned.json("quota") == nothing, "the plan is not enrolled any more"
 
 
 def test_colours_and_blocks_are_only_for_terminals_that_have_them(planned, monkeypatch):

@@ -10,6 +10,7 @@ from attune.errors import ConfigError, InvalidRequestError
 from attune.models.auth_strategy import AuthMode, AuthStrategy, SubscriptionTier
 from attune.models.budget import CallLimits
 from attune.models.registry import ModelTier
+from attune.models.route_request import DEFAULT_MIN_SUCCESS_RATE
 from attune.providers import local_server
 
 CANARY = "canary-value-of-a-key"  # not-a-secret
@@ -40,6 +41,7 @@ def test_without_a_file_the_defaults_hold(tmp_path):
         "margin": 0.05,
         "budget_usd": None,
         "budget_per": "call",
+        "min_success_rate": DEFAULT_MIN_SUCCESS_RATE,
     }
     assert tuple(config.breaker) == (5, 60.0, 1, 600.0)
     assert config.call.limits.for_tier("premium") == CallLimits().for_tier("premium") == (120.0, 60.0, 600.0)
@@ -221,7 +223,16 @@ def test_a_known_provider_needs_no_kind_address_or_key_reference(configured):
 
 def test_the_usual_key_never_goes_to_an_address_of_the_users_own(configured):
     text = '[providers.openai]\nbase_url = "http://127.0.0.1:1/v1"'
-    assert configured(text, OPENAI_API_KEY=CANARY).enrolled == {"openai": ("none",)}
+    config = configured(text, OPENAI_API_KEY=CANARY)
+    assert config.enrolled == {"openai": ("none",)}
+    (notice,) = config.notices
+    assert notice.endswith(
+        "line 1: provider openai: OPENAI_API_KEY is not sent to another address than "
+        'https://api.openai.com/v1; add api_key = "env:OPENAI_API_KEY" if it belongs there, '
+        "or give the provider a name of its own"
+    )
+    assert configured(text).notices == ()
+    assert configured(text + '\napi_key = "env:MINE"', OPENAI_API_KEY=CANARY, MINE="k").notices == ()
 
 
 @pytest.mark.parametrize("text", ["[providers.ollama]", '[providers.box]\nkind = "ollama"'])
@@ -303,6 +314,7 @@ def test_every_option_of_every_table_is_read(configured):
         margin = 0.1
         budget_usd = 20
         budget_per = "day"
+        min_success_rate = 0
         [routing.workflows.review]
         allow_providers = ["local"]
         [breaker]
@@ -331,6 +343,7 @@ def test_every_option_of_every_table_is_read(configured):
         *(14, {"openai", "local"}, {"review": {"local"}}),
         *(True, 5, 50.5),
         *("budget", False, 0.1, 20, "day"),
+        0,
     )
     assert tuple(config.breaker) == (2, 3.0, 4, 9.0)
     limits = config.call.limits

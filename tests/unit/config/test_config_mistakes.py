@@ -38,6 +38,10 @@ MISTAKES = {
     "a number that is none": ("[call]\nidle_seconds = nan", "[call] idle_seconds: must be a number from"),
     "an infinite limit": ("[routing]\nmax_usd_per_day = inf", "must be a number from 0 to 1e+09"),
     "a text for a number": ('[breaker]\nhalf_open_calls = "1"', "[breaker] half_open_calls: must be a whole"),
+    "a rate above 1": (
+        "[routing]\nmin_success_rate = 80",
+        "line 2: [routing] min_success_rate: must be a number from 0 to 1",
+    ),
     "a text for a flag": ('[routing]\nlocal_only = "yes"', "local_only: must be true or false"),
     "an unknown durability": (
         '[ledger]\ndurability = "cal"',

@@ -712,7 +712,7 @@ def test_an_allow_list_of_one_request_is_not_remembered_for_the_next():
         with pytest.raises(NoCandidateError):
             program.decide(allow_providers=frozenset({f"x{n}"}))
     assert program.best() == "a/mid"
-    assert len(program.router._fits) <= 256
+    assert len(program.router._eligibility._known) <= 256
 
 
 # -- failing providers ---------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from attune.models.auth_strategy import (
     AuthFacts,
     AuthMode,
     AuthStrategy,
+    Overflow,
     SubscriptionTier,
     get_module_size_category,
 )
@@ -28,8 +29,11 @@ def test_the_defaults_are_the_documented_ones():
         "large_module_threshold": 2000,
         "loc_to_tokens_multiplier": 4.0,
         "cost_optimization": True,
+        "overflow": "fail",
+        "overflow_usd_per_day": 10.0,
         "setup_completed": False,
     }
+    assert list(Overflow) == ["api", "wait", "fail"]
     assert list(AuthMode) == ["auto", "subscription", "api"]
     assert list(SubscriptionTier) == ["none", "pro", "max", "ultra", "team"]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+import sys
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -11,6 +13,9 @@ from hypothesis import strategies as st
 
 from attune.models.evidence import HALF_LIFE_S, Evidence
 from attune.models.shrinkage import PRIOR_MEAN
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 ALL = ("all",)
 
@@ -98,6 +103,61 @@ def test_forgetting_a_model_keeps_its_mean_and_its_cost_and_reopens_its_doubt():
     assert after.sd > before.sd
     assert after.cost == pytest.approx(3.0)
     evidence.forget("unknown", 5.0)
+
+
+def test_forgetting_is_known_at_every_key_and_to_whatever_comes_after():
+    evidence = taught([(f"k{i % 3}", "ab"[i % 2], float(i % 3 > 0), 1.0) for i in range(120)])
+    evidence.forget("a", 5.0)
+    evidence.forget("a", 2.5)
+    for key in ("k0", "k1", "k2"):
+        a, b = evidence.beliefs(("all", key), ["a", "b"])
+        assert a.calls == pytest.approx(2.5 / 3, rel=1e-3)
+        assert b.calls == pytest.approx(20, rel=1e-3)
+    evidence.observe(("all", "k3"), "a", 1.0, 1.0, 120.0)
+    evidence.observe(("all", "k0"), "a", 1.0, 1.0, 120.0)
+    assert evidence.beliefs(("all", "k3"), ["a"])[0].calls == pytest.approx(1)
+    assert evidence.beliefs(("all", "k0"), ["a"])[0].calls == pytest.approx(1 + 2.5 / 3, rel=1e-3)
+    assert evidence.beliefs(ALL, ["a"])[0].calls == pytest.approx(4.5, rel=1e-3)
+
+
+def test_merging_takes_from_both_what_they_have_forgotten():
+    first, second = (taught([("k", "m", 1.0, 1.0)] * 40) for _ in range(2))
+    first.forget("m", 10.0)
+    second.forget("m", 4.0)
+    first.merge(second)
+    assert first.beliefs(("all", "k"), ["m"])[0].calls == pytest.approx(14, rel=1e-3)
+
+
+def test_beliefs_are_finite_however_much_was_forgotten():
+    for rate in (20.0, 715.0, 740.0, 1e6):
+        evidence = taught([(f"k{i % 3}", "ab"[i % 2], float(i % 3 > 0), 1.0) for i in range(60)])
+        evidence.fade("a", rate)
+        for i in range(60):
+            evidence.observe(("all", f"k{i % 3}"), "b", 1.0, 1.0, 60.0)
+        for key in ("k0", "k1", "k2", "new"):
+            assert all(math.isfinite(b.mean + b.sd) for b in evidence.beliefs(("all", key), ["a", "b", "c"]))
+
+
+def test_forgetting_takes_the_same_time_however_many_keys_there_are():
+    """Counted in calls of functions, which no other work of the machine changes."""
+
+    def calls(keys: int) -> int:
+        evidence = taught([(f"k{i}", "m", 1.0, 1.0) for i in range(keys)])
+        made = 0
+
+        def count(frame: FrameType, event: str, arg: object) -> None:
+            nonlocal made
+            made += event in {"call", "c_call"}
+
+        before = sys.getprofile()
+        sys.setprofile(count)
+        try:
+            evidence.forget("m", 5.0)
+        finally:
+            sys.setprofile(before)
+        return made
+
+    assert calls(2000) == calls(40)
 
 
 def test_what_two_processes_learned_merges_into_what_one_would_have():

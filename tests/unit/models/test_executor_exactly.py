@@ -31,9 +31,9 @@ async def test_each_provider_has_a_retry_bucket_of_its_own():
     assert fleet.executor.bucket("b").take()
 
 
-async def too_often_wrong():
+async def too_often_wrong(**options: float) -> Fleet:
     """A fleet whose only model has failed in all of its calls, and works now; its circuit is closed."""
-    fleet = Fleet("a/m", breaker=BreakerLimits(failure_threshold=10_000))
+    fleet = Fleet("a/m", breaker=BreakerLimits(failure_threshold=10_000), **options)
     fleet["a"].default = DOWN
     for _ in range(30):
         with pytest.raises(AllProvidersFailedError):
@@ -49,6 +49,19 @@ async def test_a_required_success_rate_is_not_given_up_although_a_candidate_is_a
     with pytest.raises(NoCandidateError):
         await fleet.executor.run(ASK, ExecutionContext(min_success_rate=0.5))
     assert fleet.asked == asked
+
+
+@pytest.mark.parametrize(
+    ("preferred", "notes"), [(0.95, ("no candidate reaches a success rate of 95%",)), (0.0, ())]
+)
+async def test_the_success_rate_where_a_call_asks_for_none_can_be_set_and_stays_a_preference(
+    preferred: float, notes: tuple[str, ...]
+):
+    fleet = await too_often_wrong(min_success_rate=preferred)
+    await fleet.executor.run(ASK)
+    assert fleet.decisions[-1].notes == notes
+    with pytest.raises(NoCandidateError, match=r"below 50\.0%"):
+        await fleet.executor.run(ASK, ExecutionContext(min_success_rate=0.5))
 
 
 async def test_what_the_router_noted_stays_beside_what_the_executor_notes():

@@ -461,6 +461,16 @@ def test_a_refusal_says_why_the_credential_is_off_in_our_own_words(domains, erro
     assert refusal.reason == f"the credential p#api_key is off: {why}"
 
 
+def test_a_plan_that_nobody_is_logged_in_to_was_not_refused(domains):
+    take(domains, plan("claude-opus-5-5")).failure(CredentialError("nobody is logged in"))
+    refusal = domains.refusal(plan("claude-opus-5-5"))
+    assert "claude#subscription is off: nobody is logged in who could pay" in refusal.reason
+    assert refusal.error_class is ErrorClass.CREDENTIAL
+    refused = FailureDomains()
+    take(refused, plan("claude-opus-5-5")).failure(CredentialError("expired", status=401))
+    assert "is off: it was refused (401 or 403)" in refused.refusal(plan("claude-opus-5-5")).reason
+
+
 # -- other processes ---------------------------------------------------------------------------------
 
 
@@ -477,7 +487,8 @@ def test_a_spent_window_of_some_models_leaves_the_others_of_the_plan_alone(twins
             refusal = domains.refusal(plan(opus))
             assert refusal.domain == "claude#subscription#opus"
             assert refusal.error_class is ErrorClass.WINDOW_SPENT
-            assert refusal.reason == "its quota window is used up"
+            assert refusal.reason.startswith("its quota window is used up until ")
+            assert refusal.reason.endswith(" UTC (in 15 min)")
             assert refusal.retry_at - clock.monotonic() == pytest.approx(900)
         assert domains.refusal(plan("claude-sonnet-5-5")) is None
         assert domains.refusal(Candidate("anthropic", "claude-opus-5-5", "api_key")) is None

@@ -96,3 +96,32 @@ def test_features_learn_nothing_of_a_cost_that_is_not_known():
     assert long_one is not None
     assert short_one is not None
     assert long_one > 1.5 * short_one
+
+
+def test_a_model_that_is_still_asked_as_often_is_not_held_for_fallen_for_long():
+    learner = Learner()
+    generator = random.Random(0)
+    for i in range(100):
+        learner.observe(learner.predict(PATH, ["m"]), 0, 1.0, None, float(i))
+    while not learner.observe(learner.predict(PATH, ["m"]), 0, 0.0, None, 100.0):
+        pass
+    assert learner.predict(PATH, ["m"]).prospects[0].changed
+    for i in range(2000):  # as before it all, or a little worse: nothing has risen
+        learner.observe(learner.predict(PATH, ["m"]), 0, float(generator.random() < 0.5), None, 101.0 + i)
+    [prospect] = learner.predict(PATH, ["m"]).prospects
+    assert not prospect.changed
+    assert prospect.calls > 1500
+
+
+def test_a_model_that_is_asked_little_since_it_fell_stays_fallen():
+    learner = Learner()
+    for i in range(100):
+        learner.observe(learner.predict(PATH, ["m", "other"]), 0, 1.0, None, float(i))
+    while not learner.observe(learner.predict(PATH, ["m", "other"]), 0, 0.0, None, 100.0):
+        pass
+    for i in range(3000):
+        place = 0 if i < 30 or i % 30 == 0 else 1
+        learner.observe(learner.predict(PATH, ["m", "other"]), place, 0.5, None, 101.0 + i)
+    [prospect, _] = learner.predict(PATH, ["m", "other"]).prospects
+    assert prospect.changed
+    assert prospect.calls < 25

@@ -73,8 +73,26 @@ def test_a_window_comes_back_from_its_fact_as_it_was(window: QuotaWindow):
     fact = fact_of(window, "claude", "subscription")
     assert fact.kind is FactKind.QUOTA
     assert fact.key == f"claude#subscription#{window.name}"
-    assert window_of(fact) == window
+    assert window_of(fact) == window.plausible()
     assert burn_of(fact) is None
+
+
+@given(windows)
+def test_what_is_plausible_is_so_and_changes_nothing_more(window: QuotaWindow):
+    found = window.plausible()
+    assert found.utilization is None or found.utilization == 0 or 1e-6 <= found.utilization <= 100
+    assert found.resets_at is None or abs(found.resets_at - found.learned_at) <= 40 * DAY
+    assert found.plausible() == found
+    assert found.spent == window.spent
+
+
+@pytest.mark.parametrize("used", [1e-320, 1e-170, 1e308])
+def test_a_use_beyond_all_reason_does_not_break_a_forecast(used: float):
+    window = QuotaWindow("five_hour", used, 10 * HOUR, 0.0).plausible()
+    burn = Rate(0.0)
+    burn.observe(1.0, window.utilization or 0.0)
+    run_out(window, burn, HOUR)
+    burn.forecast(HOUR, 2 * HOUR)
 
 
 @pytest.mark.parametrize(

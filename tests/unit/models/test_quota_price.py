@@ -176,11 +176,22 @@ def test_a_price_stands_for_some_seconds_and_changes_at_once_with_a_report():
 
 
 def test_a_call_fits_beside_those_under_way():
-    five = QuotaWindow("five_hour", 0.5, NOW + HOUR, NOW, 10.0)
+    five = QuotaWindow("five_hour", 0.95, NOW + HOUR, NOW, 100.0)
     assert fits(4.0, (five, week(100.0)), NOW)
     assert not fits(4.0, (five,), NOW, under_way_usd=2.0)
     assert not fits(6.0, (five,), NOW)
     assert fits(6.0, (five,), NOW + HOUR)
+
+
+def test_what_a_window_is_worth_is_only_believed_when_it_is_nearly_used_up():
+    assert fits(6.0, (QuotaWindow("five_hour", 0.89, NOW + HOUR, NOW, 10.0),), NOW)
+    assert not fits(6.0, (QuotaWindow("credits", 0.5, NOW + HOUR, NOW, 10.0),), NOW), "a grant is known"
+
+
+def test_a_spent_window_whose_reset_was_not_told_is_tried_again_after_an_hour():
+    spent = QuotaWindow("five_hour", 1.0, None, NOW, 10.0)
+    assert not fits(1.0, (spent,), NOW + HOUR - 1)
+    assert fits(1.0, (spent,), NOW + HOUR)
 
 
 def test_a_window_of_unknown_capacity_has_room_until_it_is_spent():

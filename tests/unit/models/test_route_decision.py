@@ -3,8 +3,9 @@
 import pytest
 
 from attune.models.candidate import Candidate
+from attune.models.option import Option
 from attune.models.prices import FREE, PricePeriod, PriceSchedule, Rate
-from attune.models.route_decision import Option, TierUpgrade
+from attune.models.route_decision import TierUpgrade
 from support.routing import CAPABLE, Program, Resting, a_model, drops
 
 

@@ -8,7 +8,7 @@ from attune.errors import InvalidRequestError, UnknownNameError
 from attune.models.policies import Allowance
 from attune.models.route_request import RouteRequest
 from support.live_policies import DrawingProgram
-from support.routing import CHEAP, PREMIUM, a_model, an_attempt, said
+from support.routing import CHEAP, PREMIUM, a_model, an_attempt, rollup_rows, said
 
 GOOD = {"a/mid": 0.9, "b/mid": 0.9, "a/small": 0.9, "b/small": 0.2}
 THREE = (a_model("a/small", CHEAP, (0.1, 0.5)), a_model("a/mid"), a_model("a/big", PREMIUM, (4.0, 20.0)))
@@ -299,6 +299,30 @@ def test_what_another_version_decided_teaches_no_policy():
     program.router.correct(record, previous=None, outcome=said(True), decided=decided)
     assert program.router.steering.tell() == {}
     assert program.router.steering.labelled
+
+
+def test_roll_ups_of_two_tiers_of_one_model_are_added_up():
+    program = DrawingProgram(*THREE)
+    [row] = rollup_rows([an_attempt("a/mid", at=0.0)])
+    rows = [row._replace(drawn=10, drawn_sum=9.0), row._replace(tier="cheap", drawn=5, drawn_sum=1.0)]
+    program.router.steering.restore(rows)
+    [belief] = program.router.steering.learner.evidence.beliefs(("*", "review", "check", ""), ("a/mid",))
+    assert belief.calls == pytest.approx(15)
+    assert belief.mean == pytest.approx(10 / 15, abs=0.05)
+
+
+def test_a_change_is_told_with_what_the_policies_learned_and_heard_by_the_next_program():
+    program = DrawingProgram(*THREE, policy="thompson")
+    decision = program.decide()
+    for number in range(120):
+        record = an_attempt("a/mid", at=program.clock.time() + number, call_id=f"c{number}")
+        program.judge(decision, record, number < 60)
+    totals: dict = {}
+    add(totals, program.router.steering.tell())
+    after = DrawingProgram(*THREE, policy="thompson")
+    after.router.steering.hear(totals)
+    for each in (program, after):
+        assert [p.model for p in each.decide().drawn.prospects if p.changed] == ["a/mid"]
 
 
 # -- several processes ----------------------------------------------------------------------------------

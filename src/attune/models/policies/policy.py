@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from operator import sub
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -155,8 +156,8 @@ def doubt(prospect: Prospect) -> float:
     """The variance that exploring goes by: what is not known of the model as such, which few calls settle for
     all keys, counts twice as much as what is not known of it at this key.
     """
-    _, _, sd, _, _, _, _, _, shared = prospect
-    shared = shared if shared < sd else sd
+    sd, shared = prospect.sd, prospect.ability_sd
+    shared = shared if shared < sd else sd  # a call of min takes longer
     return RESHAPED_VARIANCE * (sd * sd + 3 * shared * shared)
 
 
@@ -166,19 +167,27 @@ def posterior_odds(values: Sequence[float], variances: Sequence[float]) -> list[
     Thompson sampling's own probabilities for two candidates and for any number of equal ones, and close to
     them between; unlike a draw from the posterior it is known without sampling.
     """
-    best = max(range(len(values)), key=values.__getitem__)
-    top, top_variance = values[best], variances[best]
+    top = max(values)
+    common = variances[values.index(top)] + INDIFFERENCE**2
+    sqrt, erfc = math.sqrt, math.erfc
     odds = []
     for value, variance in zip(values, variances, strict=True):
-        z = (top - value) / math.sqrt(2 * (top_variance + variance + INDIFFERENCE**2))
-        below = 0.5 * math.erfc(z) if z < 5 else 0.0
-        odds.append(below / (1 - below))
+        z = (top - value) / sqrt(2 * (common + variance))
+        below = erfc(z) if z < 5 else 0.0
+        odds.append(below / (2 - below))
     total = sum(odds)
     return [o / total for o in odds]
 
 
-def exploration_floors(prospects: Sequence[Prospect], affordable: Sequence[bool]) -> list[float]:
-    """The least probability of each candidate: ``EXPLORED`` over the affordable, more for the changed."""
+def exploration_floors(
+    prospects: Sequence[Prospect], affordable: Sequence[bool] | None = None
+) -> list[float]:
+    """The least probability of each candidate: ``EXPLORED`` over the affordable (``None``: all are), more for
+    the changed.
+    """
+    if affordable is None:
+        each = EXPLORED / max(len(prospects) - 1, 1)
+        return [EXPLORED_WHEN_CHANGED if p.changed else each for p in prospects]
     each = EXPLORED / max(sum(affordable) - 1, 1)
     return [
         (EXPLORED_WHEN_CHANGED if p.changed else each) if may else 0.0
@@ -191,9 +200,9 @@ def with_floors(vector: Sequence[float], floors: Sequence[float]) -> list[float]
     least = sum(floors)
     if least >= 1:
         return [f / least for f in floors]
-    spare = [p - f for p, f in zip(vector, floors, strict=True)]
+    spare = list(map(sub, vector, floors))
     lacking = -sum([s for s in spare if s < 0])
     if lacking <= 0:
         return list(vector)
-    kept = 1 - lacking / sum([s for s in spare if s > 0])
+    kept = 1 - lacking / (1 - least + lacking)
     return [f + s * kept if s > 0 else f for s, f in zip(spare, floors, strict=True)]

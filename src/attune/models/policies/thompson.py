@@ -30,7 +30,7 @@ class ThompsonPolicy:
         if not setting.explores:
             return certain(max(range(len(means)), key=means.__getitem__), len(means))
         vector = posterior_odds(means, [doubt(p) for p in prospects])
-        return with_floors(vector, exploration_floors(prospects, [True] * len(means)))
+        return with_floors(vector, exploration_floors(prospects))
 
     def why_not(self, place: int, prospects: Sequence[Prospect]) -> str:  # noqa: ARG002
         """As in ``Rule``."""

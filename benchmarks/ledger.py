@@ -31,7 +31,7 @@ import _table
 
 from attune.models.telemetry import CostStatus, LLMCallRecord, TokenUsage
 from attune.models.windows import PerformanceStats
-from attune.runtime import collection_paused
+from attune.routing import collection_paused
 from attune.stores.sqlite import SqliteStore
 
 if TYPE_CHECKING:

@@ -10,24 +10,11 @@ from attune.cli import main
 from attune.config import load
 from attune.errors import AllProvidersFailedError
 from attune.runtime import build
+from support.program import MINE
 from support.upstream import Answer, FakeUpstream
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-CONFIG = """\
-[providers.mine]
-kind = "openai"
-base_url = "{url}"
-api_key = "env:MINE_KEY"
-[[models]]
-id = "m"
-provider = "mine"
-tier = "capable"
-context_window = 100000
-[routing]
-allow_providers = ["mine"]
-"""
 
 
 async def test_a_running_process_asks_a_refused_credential_again_after_a_reset(
@@ -38,7 +25,7 @@ async def test_a_running_process_asks_a_refused_credential_again_after_a_reset(
         monkeypatch.setenv(name, value)
     async with FakeUpstream() as upstream:
         upstream.then(Answer(status=401))
-        (tmp_path / "config.toml").write_text(CONFIG.format(url=upstream.chat_url))
+        (tmp_path / "config.toml").write_text(MINE.format(url=upstream.chat_url))
         async with build(load(environ=environ), environ=environ) as ai:
             for _ in range(2):
                 with pytest.raises(AllProvidersFailedError):

@@ -14,7 +14,7 @@ from attune.config._providers import EMBEDDED, read_providers
 from attune.config.auth_file import load_auth
 from attune.config.settings import BreakerConfig, CallConfig, Config, LedgerConfig, RoutingConfig
 from attune.errors import ConfigError, InvalidRequestError, UnknownNameError
-from attune.models.auth_strategy import MAX_LINES, AuthMode, AuthStrategy
+from attune.models.auth_strategy import MAX_LINES, AuthStrategy
 from attune.models.budget import DEFAULT_TIME_LIMITS, CallLimits, TimeLimits
 from attune.models.hedging import parse_hedge
 from attune.models.policy_names import BUDGET_PERIODS, POLICIES
@@ -67,7 +67,6 @@ def load(
         names,
         over_chat={each.name for each in providers if each.protocol == "chat"},
         subscriptions=[each.name for each in providers if each.kind == "claude_subscription"],
-        plans_first=auth.default_mode is AuthMode.SUBSCRIPTION,
     )
     return Config(
         providers=tuple(providers),

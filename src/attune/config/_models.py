@@ -35,19 +35,16 @@ def read_registry(
     providers: Collection[str],
     over_chat: Collection[str] = (),
     subscriptions: Collection[str] = (),
-    *,
-    plans_first: bool = False,
 ) -> ModelRegistry:
     """The catalog with the file's models and tiers; ``providers`` are the names that exist.
 
     Models of the providers ``over_chat`` lack what only Responses gives. The providers ``subscriptions``
-    have the models of a Claude plan, behind the others of each tier unless ``plans_first``. Raises
-    ``ConfigError``.
+    have the models of a Claude plan, behind the others of each tier. Raises ``ConfigError``.
     """
     registry = ModelRegistry.default()
     if subscriptions:
         plan, rest = [m for name in subscriptions for m in _of_plan(name, registry)], registry.models
-        registry = ModelRegistry([*plan, *rest] if plans_first else [*rest, *plan])
+        registry = ModelRegistry([*rest, *plan])
     catalog = {model.label: model for model in registry.models}
     own: dict[str, ModelInfo] = {}
     for table in root.tables("models"):
